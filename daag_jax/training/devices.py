@@ -1,0 +1,137 @@
+"""Devices: a mesh of two axes, where each parameter lives on it, and states that are born there.
+
+The mesh has the axes ``data`` (copies of the model) and ``fsdp`` (slices of the model); a batch is split over
+both.  A leaf of the state is placed by the first rule whose regular expression matches its path, and otherwise
+along its largest axis that the ``fsdp`` axis divides.  Nothing is ever materialised whole on one device:
+``eval_shape -> shardings -> jit(init, out_shardings)`` (the pattern of openpi).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
+Rules = Sequence[tuple[str, PartitionSpec]]  # regular expression over the leaf's path -> where it lives
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes ``data`` and ``fsdp``; ``data=-1`` takes all the devices that remain.
+
+    Raises:
+        ValueError: the product of the axes is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if fsdp < 1 or (data != -1 and data < 1):
+        raise ValueError(f"mesh axes must be positive, got data={data}, fsdp={fsdp}; try fsdp=1.")
+    if data == -1:
+        data = len(devices) // fsdp
+    if data * fsdp != len(devices):
+        raise ValueError(
+            f"data={data} x fsdp={fsdp} is not the number of devices, {len(devices)}; "
+            f"try data=-1 and an fsdp that divides {len(devices)}."
+        )
+    grid = np.asarray(devices).reshape(data, fsdp)
+    return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def mesh_for_batch(batch_size: int, fsdp: int = 1) -> Mesh:
+    """The largest mesh whose number of devices divides the batch."""
+    devices = jax.devices()
+    count = len(devices)
+    while batch_size % count or count % fsdp:
+        count -= 1
+        if count < 1:
+            raise ValueError(
+                f"batch size {batch_size} is not a multiple of fsdp={fsdp}; "
+                f"try a batch size of {fsdp * max(1, round(batch_size / fsdp))}."
+            )
+    return make_mesh(-1, fsdp, devices[:count])
+
+
+def largest_axis(shape: Sequence[int], size: int, min_elements: int = 2**12) -> PartitionSpec:
+    """The FSDP rule: split the largest axis that ``size`` divides; small leaves stay whole."""
+    if size == 1 or math.prod(shape) < min_elements:
+        return PartitionSpec()
+    divisible = [axis for axis, length in enumerate(shape) if length % size == 0]
+    if not divisible:
+        return PartitionSpec()
+    chosen = max(divisible, key=lambda axis: shape[axis])
+    return PartitionSpec(*(None,) * chosen, "fsdp")
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """``params/dense/kernel``: the path of a leaf, as the rules and error messages write it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules = (), min_elements: int = 2**12) -> Any:
+    """Where each leaf of ``tree`` (arrays or shapes) lives: the first matching rule, else :func:`largest_axis`."""
+    size = mesh.shape["fsdp"]
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name, shape = path_name(path), np.shape(leaf)
+        for pattern, spec in rules:
+            if re.search(pattern, name):
+                _check_rule(name, shape, spec, mesh, pattern)
+                return NamedSharding(mesh, spec)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, largest_axis(shape, size, min_elements))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _check_rule(
+    name: str, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh, pattern: str
+) -> None:
+    if len(spec) > len(shape):
+        raise ValueError(f"rule {pattern!r} gives {name} {spec}, but its shape is {tuple(shape)}.")
+    for length, axes in zip(shape, spec, strict=False):
+        names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+        size = math.prod(mesh.shape[axis] for axis in names)
+        if length % size:
+            raise ValueError(
+                f"rule {pattern!r} splits {name} of shape {tuple(shape)} as {spec}, but {length} is "
+                f"not a multiple of {size}; try another axis, or PartitionSpec() to keep it whole."
+            )
+
+
+def born_sharded(
+    init: Callable[..., Any], mesh: Mesh, *args: Any, rules: Rules = (), min_elements: int = 2**12
+) -> Any:
+    """``init(*args)``, every leaf created where it will live; no device ever holds the whole state."""
+    shapes = jax.eval_shape(init, *args)
+    places = shardings(shapes, mesh, rules, min_elements)
+    return jax.jit(init, out_shardings=places)(*args)
+
+
+def split_batch(batch: Any, mesh: Mesh) -> Any:
+    """Constrains the leading axis of every leaf to be split over the whole mesh (inside jit)."""
+    count = mesh.size
+
+    def split(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim == 0 or leaf.shape[0] % count:
+            return leaf
+        place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        return jax.lax.with_sharding_constraint(leaf, place)
+
+    return jax.tree.map(split, batch)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays on every device of the mesh; leaves already placed on that mesh stay where they are."""
+
+    def put(leaf: Any) -> jax.Array:
+        placed = isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding)
+        if placed and leaf.sharding.mesh == mesh:
+            return leaf
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    return jax.tree.map(put, tree)

@@ -1,0 +1,50 @@
+"""A small training run as a process of its own, to be killed: ``small_run.py DIRECTORY STEPS [checkpoint_every]``."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from daag_jax.training.fit import FitConfig, fit
+from daag_jax.types import Algorithm, Batch, Window
+
+
+def linear_regression(learning_rate: float = 1e-2) -> Algorithm:
+    """Fits actions = 2 observations with a noisy update, so that every key matters."""
+    optimizer = optax.adam(learning_rate)
+
+    def init(key):
+        weights = jax.random.normal(key, (8, 8))
+        return {"weights": weights, "opt": optimizer.init(weights), "step": jnp.int32(0)}
+
+    def update(state, batch, key):
+        def loss_of(weights):
+            return jnp.mean((batch.observations[:, 0] @ weights - batch.actions[:, 0]) ** 2)
+
+        loss, gradient = jax.value_and_grad(loss_of)(state["weights"])
+        updates, opt = optimizer.update(gradient, state["opt"], state["weights"])
+        noise = 1e-3 * jax.random.normal(key, (8, 8))
+        weights = optax.apply_updates(state["weights"], updates) + noise
+        return {"weights": weights, "opt": opt, "step": state["step"] + 1}, {"loss/fit": loss}
+
+    return Algorithm(Window(), init, update)
+
+
+def doubled(key, n, size: int = 16) -> Batch:
+    """A batch of random observations, and actions twice as large."""
+    observations = jax.random.normal(key, (size, 1, 8))
+    rewards = jnp.zeros((size, 1))
+    return Batch(observations, 2 * observations, rewards, jnp.ones((size, 1), bool))
+
+
+if __name__ == "__main__":
+    directory, steps = sys.argv[1], int(sys.argv[2])
+    every = int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    config = FitConfig(
+        steps, directory=directory, log_every=10, checkpoint_every=every, tensorboard=False
+    )
+    result = fit(linear_regression(), doubled, config)
+    np.savez(f"{directory}/final.npz", *jax.tree.leaves(result.state))
+    print("warnings", sum(result.warnings.values()))
