@@ -50,8 +50,7 @@ def autoencoder(config: AutoencoderConfig) -> Algorithm:
 
     def init(key: Key) -> Trainable:
         images = jnp.zeros((1, config.image_size, config.image_size, 3))
-        init_key, sample_key = jax.random.split(key)
-        return create(vae.init(init_key, images, sample_key), optimizer, ema=True)
+        return create(vae.init(key, images), optimizer, ema=True)
 
     def loss_fn(params, batch: Batch, key: Key) -> tuple[jax.Array, Metrics]:
         images = batch.extras["image"].astype(jnp.float32) / 127.5 - 1.0

@@ -14,6 +14,17 @@ from daag_jax.networks.clip.tokenizer import BOS, EOS, PAD
 ACTIVATIONS = ("quick_gelu", "gelu")
 
 
+def check_tower(config: ClipTextConfig | ClipVisionConfig) -> None:
+    """Refuses sizes that cannot be built, with the cure."""
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
+            f"{config.num_attention_heads}; every head needs the same width."
+        )
+    if config.hidden_act not in ACTIVATIONS:
+        raise ValueError(f"hidden_act {config.hidden_act!r} is unknown; use one of {ACTIVATIONS}.")
+
+
 @dataclass(frozen=True)
 class ClipTextConfig:
     """The text tower: token embedding, causal pre-LN transformer, final LayerNorm, the state at the EOS token."""
@@ -68,17 +79,6 @@ class ClipConfig:
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592  # log(1 / 0.07), Radford et al.
     logit_bias_init_value: float | None = None  # a number adds SigLIP's bias (Zhai et al. 2023)
-
-
-def check_tower(config: ClipTextConfig | ClipVisionConfig) -> None:
-    """Refuses sizes that cannot be built, with the cure."""
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
-            f"{config.num_attention_heads}; every head needs the same width."
-        )
-    if config.hidden_act not in ACTIVATIONS:
-        raise ValueError(f"hidden_act {config.hidden_act!r} is unknown; use one of {ACTIVATIONS}.")
 
 
 CLIP_VIT_B32 = ClipConfig()

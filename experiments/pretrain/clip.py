@@ -1,0 +1,89 @@
+"""Trains the compact CLIP on rendered frames and writes ``daag_jax/assets/clip.safetensors`` with its card.
+
+    python -m experiments.pretrain.clip                  # about 20 min on two CPU cores
+    python -m experiments.pretrain.clip --preset smoke   # a minute
+
+It plays the part of a CLIP trained on the web: it knows all colours, and what grasping and stacking look like, but it
+never reads a sub-goal that names red, green or blue (``withheld``).  Those are the stacking tasks' own captions; a
+reward detector learns them by finetuning, so that "zero real examples of a novel task" means what it says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Bool, Int
+
+from daag_jax.algorithms.contrastive import ContrastiveConfig, contrastive
+from daag_jax.envs.palette import PALETTE_NAMES
+from daag_jax.envs.tasks.rgb_stacking_scenes import captions
+from daag_jax.training.fit import FitConfig, fit
+from daag_jax.types import Batch, Key
+from experiments.pretrain.frames import as_batch, random_frames
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train and for how long."""
+
+    preset: Literal["full", "smoke"] = "full"
+    steps: int = 4000
+    batch: int = 64
+    seed: int = 0
+    withheld: tuple[str, ...] = ("red", "green", "blue")  # colours whose sub-goals are never read
+    directory: str = "runs/pretrain/clip"
+
+
+OBJECTS = tuple(f"a {color} block" for color in PALETTE_NAMES)
+STATES = (
+    "the robot hand is empty",
+    "the robot is grasping one object",
+    "one object is on top of the other object",
+    "a tower of three blocks",
+)
+CAPTIONS = (*OBJECTS, *STATES, *captions())
+
+
+def truths(colors: Int[Array, "B 3"], truth: Bool[Array, "B M"]) -> Bool[Array, "B N"]:
+    """Truth of CAPTIONS: objects that are present, states without colour, sub-goals."""
+    present = jnp.any(jax.nn.one_hot(colors, len(PALETTE_NAMES), dtype=bool), axis=1)
+    size = len(PALETTE_NAMES)
+    grasps = jnp.any(truth[:, :size], axis=1)
+    pairs = jnp.sum(truth[:, size:], axis=1)
+    states = jnp.stack([~grasps, grasps, pairs >= 1, pairs >= 2], axis=1)
+    return jnp.concatenate([present, states, truth], axis=1)
+
+
+def batches(config: Config):
+    """Batch n: unseen frames at every step."""
+    is_known = np.array(
+        [c in OBJECTS + STATES or not any(w in c.split() for w in config.withheld) for c in CAPTIONS]
+    )
+
+    def draw(key: Key, step: jax.Array) -> Batch:
+        scenes = random_frames(key, config.batch)
+        known = jnp.broadcast_to(jnp.asarray(is_known)[None], (config.batch, len(CAPTIONS)))
+        return as_batch(image=scenes.frames.rgb, truth=truths(scenes.colors, scenes.truth), known=known)
+
+    return draw
+
+
+def main(config: Config) -> None:
+    steps = 20 if config.preset == "smoke" else config.steps
+    algorithm = contrastive(ContrastiveConfig(total_steps=steps, warmup_steps=min(200, steps // 4)), CAPTIONS)
+    fitted = fit(
+        algorithm,
+        batches(config),
+        FitConfig(steps, config.seed, config.directory, log_every=50, checkpoint_every=500),
+        name="clip",
+    )
+    print(fitted.metrics)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
