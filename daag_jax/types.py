@@ -49,7 +49,9 @@ class Batch(NamedTuple):
     actions: Float[Array, "B T A"]
     rewards: Float[Array, "B T"]
     mask: Bool[Array, "B T"]
-    extras: Mapping[str, Array] = {}  # the Window's fields, e.g. image: uint8 [B, T, V, H, W, 3], task: [B, D]
+    extras: Mapping[
+        str, Array
+    ] = {}  # the Window's fields, e.g. image: uint8 [B, T, V, H, W, 3], task: [B, D]
 
 
 class Context(NamedTuple):
@@ -67,7 +69,9 @@ class Episode(NamedTuple):
     actions: Float[Array, "*B T A"]
     rewards: Float[Array, "*B T"]
     length: Int[Array, "*B"]  # actions that happened; observations 0..length are valid
-    extras: Mapping[str, Array] = {}  # of the simulator alone, e.g. "qpos"; never read by a policy or a detector
+    extras: Mapping[
+        str, Array
+    ] = {}  # of the simulator alone, e.g. "qpos"; never read by a policy or a detector
 
 
 class Algorithm(NamedTuple):
@@ -76,5 +80,7 @@ class Algorithm(NamedTuple):
     window: Window
     init: Callable[[Key], State]
     update: Callable[[State, Batch, Key], tuple[State, Metrics]]  # experience -> a better state
-    act: Callable[[State, Context, Key], Actions] | None = None  # [B, K, O] observed -> [B, k, A] to do
+    act: Callable[[State, Context, Key], Actions] | None = (
+        None  # [B, K, O] observed -> [B, k, A] to do
+    )
     augment: Callable[[State, Batch, Key], Batch] | None = None  # experience -> more experience

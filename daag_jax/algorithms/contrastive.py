@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from daag_jax.algorithms.parts.trainable import (
     Trainable,
@@ -25,8 +26,6 @@ from daag_jax.networks.clip.config import COMPACT_CLIP, ClipConfig
 from daag_jax.networks.clip.model import make_clip, sigmoid_loss
 from daag_jax.networks.clip.tokenizer import WordTokenizer
 from daag_jax.types import Algorithm, Batch, Key, Metrics, Window
-
-import optax
 
 
 @dataclass(frozen=True)

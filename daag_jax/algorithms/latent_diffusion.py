@@ -23,9 +23,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
-from daag_jax.algorithms.parts.trainable import Trainable, apply_gradients, create
+from daag_jax.algorithms.parts.trainable import Trainable, create
 from daag_jax.networks.stable_diffusion.config import (
     COMPACT_CONTROLNET,
     COMPACT_UNET,
@@ -34,7 +33,7 @@ from daag_jax.networks.stable_diffusion.config import (
 )
 from daag_jax.networks.stable_diffusion.controlnet import ControlNet
 from daag_jax.networks.stable_diffusion.unet import UNet
-from daag_jax.types import Algorithm, Batch, Key, Metrics, Params, Window
+from daag_jax.types import Algorithm, Key, Params
 
 
 class Denoiser(NamedTuple):

@@ -96,9 +96,7 @@ def _fingerprint(leaf: Any) -> Any:
         return int((words.reshape(-1) * (2 * index + 1)).sum(dtype=np.uint64) & 0xFFFFFFFF)
     index, stride = jnp.zeros(words.shape, jnp.uint32), 1
     for axis in reversed(range(words.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(
-            stride % 2**32
-        )
+        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride % 2**32)
         stride *= words.shape[axis]
     return jnp.sum(words * (2 * index + 1), dtype=jnp.uint32)
 
@@ -253,7 +251,9 @@ class Checkpoints:
         trash = path.with_name(f".trash-{path.name}")
         with contextlib.suppress(OSError):
             shutil.rmtree(trash, ignore_errors=True)
-            path.rename(trash)  # atomic: a kill here never leaves half a checkpoint under a good name
+            path.rename(
+                trash
+            )  # atomic: a kill here never leaves half a checkpoint under a good name
             shutil.rmtree(trash, ignore_errors=True)
 
     def _abandon(self) -> None:

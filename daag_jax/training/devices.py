@@ -18,7 +18,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
-Rules = Sequence[tuple[str, PartitionSpec]]  # regular expression over the leaf's path -> where it lives
+Rules = Sequence[
+    tuple[str, PartitionSpec]
+]  # regular expression over the leaf's path -> where it lives
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -54,7 +54,9 @@ class FitConfig:
     resume: bool = True
     fsdp: int = 1  # slices of the model; the remaining devices split the batch
     compiled_loop: bool | None = None  # many steps per dispatch; None: on accelerators only
-    chunk_seconds: float = 1.0  # between looks at the clock and at signals; never changes the result
+    chunk_seconds: float = (
+        1.0  # between looks at the clock and at signals; never changes the result
+    )
     watch: str = "^(loss|grad)"  # metrics that must stay finite and below the limit
     watch_limit: float = math.inf
     progress: bool = True
@@ -123,7 +125,9 @@ def fit(
         Preempted: SIGTERM or SIGINT came; the state is saved.
         OSError: the directory cannot be written, or has no room for the checkpoints.
     """
-    sampler = batches if isinstance(batches, Sampler) else Sampler((), lambda _, k, n: batches(k, n))
+    sampler = (
+        batches if isinstance(batches, Sampler) else Sampler((), lambda _, k, n: batches(k, n))
+    )
     root = jax.random.key(config.seed)
     batch = jax.eval_shape(sampler.draw, sampler.data, root, jnp.int32(0))
     if mesh is None:
@@ -172,7 +176,9 @@ def _check_update(algorithm: Algorithm, state: State, batch: Batch, root: Key) -
             )
     for name, value in metrics.items():
         if value.shape != ():
-            raise ValueError(f"metric {name} has shape {value.shape}; metrics are scalars: .mean()?")
+            raise ValueError(
+                f"metric {name} has shape {value.shape}; metrics are scalars: .mean()?"
+            )
     return dict(metrics)
 
 
@@ -357,7 +363,9 @@ class _Loop:
                 content = {"state": state, "totals": totals}
                 self.checkpoints.save(step, content, {"seed": self.config.seed})
                 self.saved = step
-            except Exception as error:  # TensorStore raises ValueError for a full disk, others OSError
+            except (
+                Exception
+            ) as error:  # TensorStore raises ValueError for a full disk, others OSError
                 self._failed(step, error)
         if final:
             self._wait()

@@ -72,7 +72,9 @@ class Report:
             if tensorboard:
                 from tensorboardX import SummaryWriter  # slow to import: only where it is used
 
-                self._board = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=start)
+                self._board = SummaryWriter(
+                    str(self._path.parent / "tensorboard"), purge_step=start
+                )
         self._console = rich.console.Console(stderr=True)
         self._live = None
         if progress and self._console.is_terminal:

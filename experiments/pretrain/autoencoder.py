@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import tyro
 
 from daag_jax.algorithms.autoencoder import AutoencoderConfig, autoencoder

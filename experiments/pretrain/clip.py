@@ -62,20 +62,27 @@ def truths(colors: Int[Array, "B 3"], truth: Bool[Array, "B M"]) -> Bool[Array, 
 def batches(config: Config):
     """Batch n: unseen frames at every step."""
     is_known = np.array(
-        [c in OBJECTS + STATES or not any(w in c.split() for w in config.withheld) for c in CAPTIONS]
+        [
+            c in OBJECTS + STATES or not any(w in c.split() for w in config.withheld)
+            for c in CAPTIONS
+        ]
     )
 
     def draw(key: Key, step: jax.Array) -> Batch:
         scenes = random_frames(key, config.batch)
         known = jnp.broadcast_to(jnp.asarray(is_known)[None], (config.batch, len(CAPTIONS)))
-        return as_batch(image=scenes.frames.rgb, truth=truths(scenes.colors, scenes.truth), known=known)
+        return as_batch(
+            image=scenes.frames.rgb, truth=truths(scenes.colors, scenes.truth), known=known
+        )
 
     return draw
 
 
 def main(config: Config) -> None:
     steps = 20 if config.preset == "smoke" else config.steps
-    algorithm = contrastive(ContrastiveConfig(total_steps=steps, warmup_steps=min(200, steps // 4)), CAPTIONS)
+    algorithm = contrastive(
+        ContrastiveConfig(total_steps=steps, warmup_steps=min(200, steps // 4)), CAPTIONS
+    )
     fitted = fit(
         algorithm,
         batches(config),

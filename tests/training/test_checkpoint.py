@@ -89,7 +89,9 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, dama
 
 def test_another_architecture_is_refused_by_the_name_of_the_leaf(tmp_path):
     checkpoint.save(tmp_path, 0, {"kernel": jnp.ones((2, 3))})
-    with pytest.raises(WrongStructure, match=r"kernel is float32\[2, 3\], expected float32\[2, 4\]"):
+    with pytest.raises(
+        WrongStructure, match=r"kernel is float32\[2, 3\], expected float32\[2, 4\]"
+    ):
         checkpoint.restore(tmp_path, {"kernel": jnp.ones((2, 4))})
     with pytest.raises(WrongStructure, match="has no bias"):
         checkpoint.restore(tmp_path, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})

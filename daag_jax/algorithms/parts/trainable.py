@@ -30,9 +30,7 @@ def make_optimizer(
     return optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
 
 
-def create(
-    params: Params, optimizer: optax.GradientTransformation, ema: bool = False
-) -> Trainable:
+def create(params: Params, optimizer: optax.GradientTransformation, ema: bool = False) -> Trainable:
     """Starts the training of ``params``; the average starts as a copy of them (its own buffers, so it can be donated)."""
     return Trainable(
         params, jax.tree.map(jnp.copy, params) if ema else None, optimizer.init(params)

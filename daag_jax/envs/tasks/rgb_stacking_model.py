@@ -79,7 +79,7 @@ def mjcf(timestep: float = 0.005, iterations: int = 1, ls_iterations: int = 4) -
   </option>
   <default><geom solref="0.015 1" solimp="0.95 0.99 0.001"/></default>
   <worldbody>
-    <geom name="floor" type="plane" size="2 2 0.1" rgba="{' '.join(map(str, FLOOR_COLOR))} 1"
+    <geom name="floor" type="plane" size="2 2 0.1" rgba="{" ".join(map(str, FLOOR_COLOR))} 1"
           contype="0" conaffinity="0"/>
     {cubes}
     <body name="gripper" pos="0 0 0" gravcomp="1">
@@ -145,7 +145,7 @@ def cube_positions(qpos: Float[Array, "*B Q"]) -> Float[Array, "*B 3 3"]:
     return qpos[..., GRIPPER_DOFS:].reshape(*qpos.shape[:-1], NUM_OBJECTS, 7)[..., :3]
 
 
-def scene_at(qpos: Float[Array, "Q"], colors: Int[Array, "3"]) -> Scene:
+def scene_at(qpos: Float[Array, Q], colors: Int[Array, 3]) -> Scene:
     """The drawn geoms at a configuration, the cubes in the given palette colours; no physics needed."""
     cubes = qpos[GRIPPER_DOFS:].reshape(NUM_OBJECTS, 7)
     palm, yaw = qpos[:3], qpos[3]

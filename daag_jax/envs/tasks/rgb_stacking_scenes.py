@@ -28,7 +28,13 @@ from daag_jax.envs.tasks.rgb_stacking_model import (
 )
 from daag_jax.types import Key
 
-ARRANGEMENTS = (0.30, 0.26, 0.10, 0.20, 0.14)  # odds of: apart, pair, tower, one held, one held above another
+ARRANGEMENTS = (
+    0.30,
+    0.26,
+    0.10,
+    0.20,
+    0.14,
+)  # odds of: apart, pair, tower, one held, one held above another
 MAX_TILT = 0.5  # largest yaw of a lying cube [rad]
 MIN_GAP = 0.062  # least distance between the centres of two lying cubes [m]
 
@@ -43,11 +49,13 @@ class Relations(NamedTuple):
 def captions(colors: tuple[str, ...] = PALETTE_NAMES) -> tuple[str, ...]:
     """All sub-goal sentences over some colours, grasps first."""
     grasps = [f"The robot is grasping the {a} object" for a in colors]
-    pairs = [f"The {a} object is on top of the {b} object" for a in colors for b in colors if a != b]
+    pairs = [
+        f"The {a} object is on top of the {b} object" for a in colors for b in colors if a != b
+    ]
     return tuple(grasps + pairs)
 
 
-def caption_truth(relations: Relations, colors: Int[Array, "3"]) -> Bool[Array, "M"]:
+def caption_truth(relations: Relations, colors: Int[Array, 3]) -> Bool[Array, M]:
     """Truth of every caption of ``captions()`` for objects painted in the given palette colours."""
     size = len(PALETTE_NAMES)
     paint = jax.nn.one_hot(colors, size)  # object x colour
@@ -58,7 +66,7 @@ def caption_truth(relations: Relations, colors: Int[Array, "3"]) -> Bool[Array, 
     return jnp.concatenate([grasp, pairs[rows, columns]]) > 0
 
 
-def relations_of(qpos: Float[Array, "Q"]) -> Relations:
+def relations_of(qpos: Float[Array, Q]) -> Relations:
     """Relations by geometry alone: exact for still scenes, while an episode's truth also asks for contacts."""
     cubes = cube_positions(qpos)
     palm, yaw, fingers = qpos[:3], qpos[3], qpos[4:6]
@@ -80,12 +88,14 @@ def lying_places(key: Key) -> Float[Array, "3 2"]:
     """Three places in the workspace at least MIN_GAP apart: the best of a few random draws."""
     reach = WORKSPACE - CUBE
     draws = jax.random.uniform(key, (16, NUM_OBJECTS, 2), minval=-reach, maxval=reach)
-    gaps = [jnp.linalg.norm(draws[:, i] - draws[:, j], axis=-1) for i, j in ((0, 1), (0, 2), (1, 2))]
+    gaps = [
+        jnp.linalg.norm(draws[:, i] - draws[:, j], axis=-1) for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
     is_apart = jnp.min(jnp.stack(gaps), axis=0) > MIN_GAP
     return draws[jnp.argmax(is_apart)]
 
 
-def random_scene(key: Key) -> tuple[Float[Array, "Q"], Int[Array, "3"]]:
+def random_scene(key: Key) -> tuple[Float[Array, Q], Int[Array, 3]]:
     """A configuration and the palette colours of its cubes (distinct)."""
     keys = jax.random.split(key, 9)
     places = lying_places(keys[0])
@@ -105,7 +115,9 @@ def random_scene(key: Key) -> tuple[Float[Array, "Q"], Int[Array, "3"]]:
     low = 3 * CUBE + jax.random.uniform(keys[7], (), minval=0.014, maxval=0.05)
     held_height = jnp.where(is_above, low, lift)
     is_gripped = is_held | is_above
-    height = height.at[1].set(jnp.where(is_gripped, held_height, jnp.where(is_pair | is_tower, 3 * CUBE, CUBE)))
+    height = height.at[1].set(
+        jnp.where(is_gripped, held_height, jnp.where(is_pair | is_tower, 3 * CUBE, CUBE))
+    )
     height = height.at[2].set(jnp.where(is_tower, 5 * CUBE, CUBE))
     xy = jnp.stack([places[0], second, third])
     cubes = jnp.concatenate([xy, height[:, None]], axis=-1)
@@ -121,7 +133,7 @@ def random_scene(key: Key) -> tuple[Float[Array, "Q"], Int[Array, "3"]]:
     return qpos, colors
 
 
-def random_palm(key: Key) -> tuple[Float[Array, "3"], Float[Array, ""]]:
+def random_palm(key: Key) -> tuple[Float[Array, 3], Float[Array, ""]]:
     """An idle gripper: mostly above the cubes' reach; open, closed or between."""
     place_key, height_key, finger_key, choice_key = jax.random.split(key, 4)
     xy = jax.random.uniform(place_key, (2,), minval=-WORKSPACE, maxval=WORKSPACE)

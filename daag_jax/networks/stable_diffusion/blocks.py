@@ -35,14 +35,16 @@ def group_norm(groups: int, eps: float, dtype: Dtype) -> nn.GroupNorm:
 
 
 def sinusoid(
-    time: Float[Array, "B"], dim: int, flip_sin_to_cos: bool, freq_shift: int
+    time: Float[Array, B], dim: int, flip_sin_to_cos: bool, freq_shift: int
 ) -> Float[Array, "B {dim}"]:
     """Embeds times as sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5)."""
     half = dim // 2
     exponent = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = time[:, None] * (10000.0**-exponent)[None, :]
     pair = (
-        (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+        (jnp.cos(angles), jnp.sin(angles))
+        if flip_sin_to_cos
+        else (jnp.sin(angles), jnp.cos(angles))
     )
     return jnp.concatenate(pair, axis=-1)
 

@@ -72,13 +72,15 @@ class ControlNet(nn.Module):
         self.time_embedding = TimestepEmbedding(TIME_WIDTH * channels[0], self.dtype)
         self.down_blocks = down_levels(config, self.dtype)
         self.mid_block = MidBlock(config, self.dtype)
-        self.controlnet_down_blocks = [zero_conv(width, self.dtype) for width in skip_widths(config)]
+        self.controlnet_down_blocks = [
+            zero_conv(width, self.dtype) for width in skip_widths(config)
+        ]
         self.controlnet_mid_block = zero_conv(channels[-1], self.dtype)
 
     def __call__(
         self,
         latents: Float[Array, "B h w C"],
-        timesteps: Num[Array, "B"],
+        timesteps: Num[Array, B],
         context: Float[Array, "B P L D"],
         conditions: Float[Array, "B H W K"],
         regions: Float[Array, "B P h w"] | None = None,
@@ -131,9 +133,7 @@ def combine_residuals(
         )
 
     def weighted(*maps: Array) -> Array:
-        return sum(
-            (weight * x).astype(x.dtype) for weight, x in zip(weights, maps, strict=True)
-        )
+        return sum((weight * x).astype(x.dtype) for weight, x in zip(weights, maps, strict=True))
 
     return jax.tree.map(weighted, *residuals)
 
