@@ -51,8 +51,7 @@ class LatentDiffusionConfig:
     controlnet: ControlNetConfig = COMPACT_CONTROLNET
     latent_size: int = 16
     num_regions: int = 4  # P: the background and one prompt per object
-    context_length: int = 16  # L tokens of a prompt
-    prediction_type: str = "v_prediction"  # Salimans and Ho 2022; SD 1.5 itself uses "epsilon"
+    parameterisation: str = "v"  # Salimans and Ho 2022; SD 1.5 itself predicts the noise
     min_snr_gamma: float = 5.0  # Hang et al. 2023, arXiv 2303.09556
     foreground_weight: float = 6.0
     prompt_dropout: float = 0.1  # Ho and Salimans
@@ -64,34 +63,66 @@ class LatentDiffusionConfig:
     ema_decay: float = 0.999
 
 
-def latent_diffusion(config: LatentDiffusionConfig) -> Algorithm:
+def latent_diffusion(
+    config: LatentDiffusionConfig, contexts: Float[Array, "N L E"], no_prompt: Float[Array, "L E"]
+) -> Algorithm:
     """Trains UNet and ControlNet.
 
-    ``extras`` of a batch: ``latents`` [B, h, w, D] (scaled), ``regions`` [B, P, h, w] (sum to 1), ``foreground``
-    [B, h, w] in [0, 1], ``controls`` [B, H, W, C], ``prompts`` [B, P, L, E] and ``no_prompt`` [B, L, E].
+    ``extras`` of a batch: ``latents`` [B, h, w, D] (scaled), ``regions`` [B, P, h, w] (sum to 1; the first is the
+    background), ``controls`` uint8 [B, H, W, C] and ``prompts`` int [B, P], indices into ``contexts``, the frozen text
+    encoder's states of every prompt.
     """
     unet, controlnet = UNet(config.unet), ControlNet(config.controlnet)
-    process = GaussianProcess(scaled_linear(), "v")
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(
-                0.0, config.learning_rate, config.warmup_steps, config.total_steps
-            )
-        ),
+    process = GaussianProcess(scaled_linear(), config.parameterisation)
+    decay = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.total_steps
     )
+    optimizer = make_optimizer(decay, config.max_grad_norm)
 
     def init(key: Key) -> Trainable:
         unet_key, control_key = jax.random.split(key)
         side, regions = config.latent_size, config.num_regions
         latents = jnp.zeros((1, side, side, config.unet.in_channels))
-        timesteps = jnp.zeros((1,))
-        context = jnp.zeros((1, regions, config.context_length, config.unet.cross_attention_dim))
+        context = jnp.zeros((1, regions, *contexts.shape[1:]))
         weights = jnp.full((1, regions, side, side), 1.0 / regions)
         image = side * config.controlnet.downsampling
         controls = jnp.zeros((1, image, image, config.controlnet.conditioning_channels))
+        inputs = (latents, jnp.zeros((1,)), context)
         params = Denoiser(
-            unet.init(unet_key, latents, timesteps, context, weights),
-            controlnet.init(control_key, latents, timesteps, context, controls, weights),
+            unet.init(unet_key, *inputs, weights),
+            controlnet.init(control_key, *inputs, controls, weights),
         )
         return create(params, optimizer, ema=True)
+
+    def loss_fn(params: Denoiser, batch: Batch, key: Key) -> tuple[jax.Array, Metrics]:
+        time_key, noise_key, prompt_key, control_key = jax.random.split(key, 4)
+        latents, regions = batch.extras["latents"], batch.extras["regions"]
+        size = latents.shape[0]
+        time = time_of(process.schedule, jax.random.randint(time_key, (size,), 0, 1000))
+        is_blank = jax.random.uniform(prompt_key, (size, 1, 1, 1)) < config.prompt_dropout
+        context = jnp.where(is_blank, no_prompt[None, None], contexts[batch.extras["prompts"]])
+        is_free = jax.random.uniform(control_key, (size, 1, 1, 1)) < config.control_dropout
+        controls = batch.extras["controls"].astype(jnp.float32) / 255.0
+
+        def network(xt: jax.Array, time: jax.Array) -> jax.Array:
+            step = step_of(process.schedule, time)
+            residuals = controlnet.apply(params.controlnet, xt, step, context, controls, regions)
+            residuals = jax.tree.map(lambda r: jnp.where(is_free, 0.0, r), residuals)
+            return unet.apply(params.unet, xt, step, context, regions, residuals)
+
+        foreground = 1.0 - regions[:, 0, :, :, None]
+        mask = 1.0 + (config.foreground_weight - 1.0) * foreground
+        loss = diffusion_loss(
+            process, network, latents, time, noise_key, "min_snr", config.min_snr_gamma, mask
+        )
+        early, late = time < 0.5, time >= 0.5
+        part = lambda where: jnp.sum(loss * where) / jnp.maximum(jnp.sum(where), 1)
+        mean = jnp.mean(loss)
+        return mean, {"loss/all": mean, "loss/early": part(early), "loss/late": part(late)}
+
+    def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:
+        gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, key)
+        return apply_gradients(state, gradients, optimizer, config.ema_decay), metrics
+
+    fields = ("latents", "regions", "controls", "prompts")
+    return Algorithm(Window(fields=fields), init, update)

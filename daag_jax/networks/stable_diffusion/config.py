@@ -151,11 +151,11 @@ COMPACT_VAE = VaeConfig(  # 64 px frames to 16 x 16 latents
     mid_block_add_attention=False,
 )
 COMPACT_UNET = UNetConfig(
-    block_out_channels=(64, 128),
+    block_out_channels=(32, 64),
     down_block_types=(CROSS_DOWN, CROSS_DOWN),
     up_block_types=(CROSS_UP, CROSS_UP),
     layers_per_block=1,
-    attention_head_dim=(2, 4),  # 32 channels a head
+    attention_head_dim=(1, 2),  # 32 channels a head
     cross_attention_dim=96,  # the width of the compact text tower
     norm_num_groups=8,
 )
