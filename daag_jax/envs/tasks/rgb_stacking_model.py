@@ -81,7 +81,6 @@ def mjcf(timestep: float = 0.005, iterations: int = 1, ls_iterations: int = 4) -
   <worldbody>
     <geom name="floor" type="plane" size="2 2 0.1" rgba="{" ".join(map(str, FLOOR_COLOR))} 1"
           contype="0" conaffinity="0"/>
-    {cubes}
     <body name="gripper" pos="0 0 0" gravcomp="1">
       <joint name="x" type="slide" axis="1 0 0" damping="20" armature="0.5"/>
       <joint name="y" type="slide" axis="0 1 0" damping="20" armature="0.5"/>
@@ -98,7 +97,7 @@ def mjcf(timestep: float = 0.005, iterations: int = 1, ls_iterations: int = 4) -
         <geom name="right" type="capsule" size="{FINGER_RADIUS} {FINGER_HALF}" mass="0.03"
               contype="0" conaffinity="0"/>
       </body>
-    </body>
+    </body>{cubes}
   </worldbody>
   <contact>{contact}</contact>
   <actuator>

@@ -94,9 +94,9 @@ def make_clip(config: ClipConfig) -> Clip:
     return Clip(
         config,
         init,
-        lambda params, tokens: model.apply(params, tokens, method="encode_text"),
-        lambda params, images: model.apply(params, images, method="encode_image"),
-        lambda params, tokens: model.apply(params, tokens, method="hidden_states"),
+        lambda params, tokens: model.apply(params, jnp.asarray(tokens), method="encode_text"),
+        lambda params, images: model.apply(params, jnp.asarray(images), method="encode_image"),
+        lambda params, tokens: model.apply(params, jnp.asarray(tokens), method="hidden_states"),
         logits,
     )
 
@@ -107,7 +107,7 @@ def make_text_encoder(config: ClipTextConfig) -> TextEncoder:
     return TextEncoder(
         config,
         lambda key: tower.init(key, jnp.zeros((1, 2), jnp.int32)),
-        lambda params, tokens: tower.apply(params, tokens)[0],
+        lambda params, tokens: tower.apply(params, jnp.asarray(tokens))[0],
     )
 
 

@@ -66,9 +66,9 @@ class EncoderLayer(nn.Module):
         self, x: Float[Array, "B L D"], mask: Bool[Array, "L L"] | None
     ) -> Float[Array, "B L D"]:
         c = self.config
-        normed = nn.LayerNorm(c.layer_norm_eps, name="layer_norm1")(x)
+        normed = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="layer_norm1")(x)
         x = x + Attention(c.num_attention_heads, name="self_attn")(normed, mask)
-        normed = nn.LayerNorm(c.layer_norm_eps, name="layer_norm2")(x)
+        normed = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="layer_norm2")(x)
         return x + Mlp(c.intermediate_size, c.hidden_act, name="mlp")(normed)
 
 
@@ -120,7 +120,9 @@ class TextTower(nn.Module):
         causal = jnp.tril(jnp.ones((length, length), bool))
         x = TextEmbeddings(self.config, name="embeddings")(tokens)
         x = Encoder(self.config, name="encoder")(x, causal)
-        states = nn.LayerNorm(self.config.layer_norm_eps, name="final_layer_norm")(x)
+        states = nn.LayerNorm(
+            self.config.layer_norm_eps, use_fast_variance=False, name="final_layer_norm"
+        )(x)
         end = end_of_text(tokens, self.config.eos_token_id)
         return states, jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0]
 

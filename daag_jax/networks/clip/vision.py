@@ -48,9 +48,13 @@ class VisionTower(nn.Module):
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B D"]]:
         c = self.config
         x = VisionEmbeddings(c, name="embeddings")(normalized_pixels(images, c))
-        x = nn.LayerNorm(c.layer_norm_eps, name="pre_layrnorm")(x)  # the reference's spelling
+        x = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="pre_layrnorm")(
+            x
+        )  # the reference's spelling
         states = Encoder(c, name="encoder")(x)
-        return states, nn.LayerNorm(c.layer_norm_eps, name="post_layernorm")(states[:, 0])
+        return states, nn.LayerNorm(
+            c.layer_norm_eps, use_fast_variance=False, name="post_layernorm"
+        )(states[:, 0])
 
 
 def normalized_pixels(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
+from safetensors.numpy import save_file
 
 from daag_jax.networks.stable_diffusion.config import ControlNetConfig, UNetConfig, VaeConfig
 from daag_jax.networks.stable_diffusion.controlnet import ControlNet
@@ -104,17 +104,12 @@ def save(params: Params, path: str | Path, dtype: jnp.dtype | type | None = None
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, value in flatten_dict(params).items():
-        value = np.asarray(value)
-        if not np.isfinite(value.astype(np.float32)).all():
-            raise ValueError(
-                f"params {'/'.join(name)} holds NaN or infinity; it is not written to {path}."
-            )
-        value = value if dtype is None else value.astype(dtype)
-        if not np.isfinite(value.astype(np.float32)).all():
-            raise ValueError(
-                f"params {'/'.join(name)} overflows dtype {dtype.__name__}; use float32."
-            )
-        tensors[tensor_name(name)] = jnp.asarray(np.ascontiguousarray(to_torch(value)))
+        value = check_finite(np.asarray(value), "/".join(name), f"it is not written to {path}")
+        if dtype is not None:
+            cure = f"it overflows {jnp.dtype(dtype).name}: save float32"
+            with np.errstate(over="ignore"):
+                value = check_finite(value.astype(dtype), "/".join(name), cure)
+        tensors[tensor_name(name)] = np.ascontiguousarray(to_torch(value))
     scratch = path.with_name(path.name + ".partial")
     save_file(tensors, scratch, metadata={"format": "pt"})
     os.replace(scratch, path)
@@ -135,9 +130,7 @@ def load(
     }
     params = {}
     for tensor, name, read in matched(path, expected, family):
-        value = read()
-        if not np.isfinite(value.astype(np.float32)).all():
-            raise ValueError(f"{path}: {tensor} holds NaN or infinity; fetch or train it again.")
+        value = check_finite(read(), f"{path}: {tensor}", "fetch or train the file again")
         params[name] = jnp.asarray(from_torch(value), dtype)
     return unflatten_dict(params)
 
@@ -147,7 +140,7 @@ def matched(
 ) -> Iterator[tuple[str, tuple[str, ...], Callable[[], np.ndarray]]]:
     """Yields tensor name, parameter path, and a reader, after checking all names and shapes of the file."""
     try:
-        with safe_open(path, framework="flax") as file:
+        with safe_open(path, framework="numpy") as file:
             stored = {modern_name(name): name for name in file.keys()}  # noqa: SIM118
             check_family(path, stored, family)
             check_names(path, set(stored), set(expected))
@@ -219,10 +212,17 @@ def check_shapes(path: Path, found: Shapes, expected: Shapes) -> None:
             )
 
 
-def listing(names) -> str:
+def check_finite(value: np.ndarray, name: str, cure: str) -> np.ndarray:
+    """Gives the value back, or raises a ValueError where it holds NaN or infinity."""
+    if not np.isfinite(value.astype(np.float32)).all():
+        raise ValueError(f"{name} holds NaN or infinity; {cure}.")
+    return value
+
+
+def listing(names: Iterable[str]) -> str:
     """Shows the first few of many names, and how many there are."""
-    shown = ", ".join(sorted(names)[:SHOWN])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
+    names = sorted(names)
+    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if names[SHOWN:] else "")
 
 
 def tensor_name(name: tuple[str, ...]) -> str:

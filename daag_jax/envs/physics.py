@@ -1,0 +1,55 @@
+"""MJX physics: a compiled model, a small state, and many steps in one scan.
+
+The state that an environment keeps is four vectors, not a whole ``mjx.Data``: the rest is recomputed by every step, and
+states are stored, compared and reset by the thousand.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+from jaxtyping import Array, Float
+from mujoco import mjx
+
+
+class PhysicsState(NamedTuple):
+    """What a step of MuJoCo reads: positions, velocities, targets of actuators, and the solver's warm start."""
+
+    qpos: Float[Array, "*B Q"]
+    qvel: Float[Array, "*B V"]
+    ctrl: Float[Array, "*B U"]
+    warmstart: Float[Array, "*B V"]
+
+
+class Physics:
+    """MJX of one model.  Methods are pure and meant for ``jax.vmap``."""
+
+    def __init__(self, model: mujoco.MjModel):
+        self.model = model
+        self.mjx_model = mjx.put_model(model)
+        self.blank = mjx.make_data(self.mjx_model)
+
+    @property
+    def timestep(self) -> float:
+        """Length of a step [s]."""
+        return float(self.model.opt.timestep)
+
+    def start(self, qpos: Float[Array, "Q"], ctrl: Float[Array, "U"]) -> PhysicsState:
+        """A state at rest."""
+        still = jnp.zeros((self.model.nv,))
+        return PhysicsState(qpos, still, ctrl, still)
+
+    def step(self, state: PhysicsState, ctrl: Float[Array, "U"]) -> PhysicsState:
+        """One step under the given targets."""
+        data = self.blank.replace(
+            qpos=state.qpos, qvel=state.qvel, ctrl=ctrl, qacc_warmstart=state.warmstart
+        )
+        data = mjx.step(self.mjx_model, data)
+        return PhysicsState(data.qpos, data.qvel, ctrl, data.qacc_warmstart)
+
+    def follow(self, state: PhysicsState, ctrls: Float[Array, "N U"]) -> PhysicsState:
+        """N steps, each with its own targets."""
+        return jax.lax.scan(lambda s, ctrl: (self.step(s, ctrl), None), state, ctrls)[0]

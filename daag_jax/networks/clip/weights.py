@@ -1,0 +1,170 @@
+"""CLIP's parameters in safetensors files, under Hugging Face's names, in both directions.
+
+Our modules bear those names already, so one rule translates (:func:`tensor_name`): ``layers_3`` is ``layers.3``, and a
+kernel is a transposed weight.  ``load("clip-vit-base-patch32/model.safetensors", CLIP_VIT_B32)`` reads OpenAI's model,
+``load("stable-diffusion-v1-5/text_encoder/model.safetensors", SD15_TEXT)`` the text encoder of Stable Diffusion 1.5.
+
+A file that is truncated, of another network, of another size, or that holds NaN is refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig
+from daag_jax.networks.clip.model import make_clip, make_text_encoder
+from daag_jax.types import Params
+
+TEXT = "text_model."
+# What a full CLIP holds beyond its text tower; a text encoder may be read from such a file.
+BEYOND_TEXT = ("vision_model.", "visual_projection.", "text_projection.", "logit_")
+FAMILIES = (
+    ("down_blocks.0.resnets", "a diffusion UNet"),
+    ("controlnet_cond_embedding", "a ControlNet"),
+    ("encoder.down_blocks", "a VAE"),
+    ("vision_model.embeddings", "a CLIP with both towers"),
+    ("text_model.embeddings", "a CLIP text encoder"),
+)
+
+
+class WeightsError(ValueError):
+    """A weight file that cannot be used, and why."""
+
+
+def load(path: str | Path, config: ClipConfig | ClipTextConfig, dtype: Any = jnp.float32) -> Params:
+    """Reads ``model.safetensors`` (or its folder) into the parameters of ``make_clip`` or ``make_text_encoder``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: truncated, of another family or size, or not finite; the message names the tensor.
+    """
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a .safetensors file or its folder.")
+    tensors = canonical(read(path), config)
+    shapes = parameter_shapes(config)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    names = [tensor_name(leaf_path, config) for leaf_path, _ in leaves]
+    check_names(path, tensors, names)
+    arrays = [
+        take(path, name, tensors[name], leaf.shape, is_kernel(leaf_path))
+        for name, (leaf_path, leaf) in zip(names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, [jnp.asarray(array, dtype) for array in arrays])
+
+
+def save(params: Params, path: str | Path, config: ClipConfig | ClipTextConfig) -> None:
+    """Writes the file that :func:`load` and Hugging Face's CLIPModel or CLIPTextModel read; complete or not at all."""
+    tensors = {}
+    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(jax.device_get(leaf))
+        array = outward(array) if is_kernel(leaf_path) else array
+        tensors[tensor_name(leaf_path, config)] = np.array(array, order="C")  # keeps scalars scalar
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, unfinished, metadata={"format": "pt"})
+    unfinished.replace(path)
+
+
+def parameter_shapes(config: ClipConfig | ClipTextConfig) -> Any:
+    """Shapes of the parameters, without making them."""
+    make = make_text_encoder if isinstance(config, ClipTextConfig) else make_clip
+    return jax.eval_shape(make(config).init, jax.random.key(0))
+
+
+def tensor_name(path: tuple[Any, ...], config: ClipConfig | ClipTextConfig) -> str:
+    """Hugging Face's name of a leaf of our parameters."""
+    *modules, leaf = [entry.key for entry in path if entry.key != "params"]
+    last = {"kernel": "weight", "scale": "weight", "embedding": "weight"}.get(leaf, leaf)
+    name = ".".join([re.sub(r"^layers_(\d+)$", r"layers.\1", m) for m in modules] + [last])
+    return TEXT + name if isinstance(config, ClipTextConfig) else name
+
+
+def is_kernel(path: tuple[Any, ...]) -> bool:
+    """Whether the leaf is a matrix or a convolution, which torch transposes."""
+    return path[-1].key == "kernel"
+
+
+def outward(kernel: np.ndarray) -> np.ndarray:
+    """Flax's [in, out] or [h, w, in, out] kernel in torch's order: [out, in] or [out, in, h, w]."""
+    return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+
+
+def inward(weight: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`outward`."""
+    return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a file, 16-bit floats widened."""
+    try:
+        with safe_open(path, framework="flax") as file:
+            return {
+                name: np.asarray(file.get_tensor(name), np.float32)
+                for name in file.keys()  # noqa: SIM118 (not a dict)
+                if not name.endswith("position_ids")  # a constant that old versions wrote
+            }
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is truncated or not a safetensors file ({error}); copy it again."
+        ) from None
+
+
+def canonical(
+    tensors: dict[str, np.ndarray], config: ClipConfig | ClipTextConfig
+) -> dict[str, np.ndarray]:
+    """For a text encoder: without the other tower, and with the prefix that some versions leave out."""
+    if not isinstance(config, ClipTextConfig):
+        return tensors
+    if "embeddings.token_embedding.weight" in tensors:
+        return {TEXT + name: tensor for name, tensor in tensors.items()}
+    if any(name.startswith(TEXT) for name in tensors):
+        return {n: t for n, t in tensors.items() if not n.startswith(BEYOND_TEXT)}
+    return tensors
+
+
+def check_names(path: Path, tensors: Mapping[str, np.ndarray], names: list[str]) -> None:
+    """Refuses a file whose tensors are not exactly those of the configuration."""
+    missing = [name for name in names if name not in tensors]
+    extra = sorted(name for name in tensors if name not in names)
+    if missing:
+        seen = [title for mark, title in FAMILIES if any(mark in name for name in tensors)]
+        looks = f"; it looks like {seen[0]}" if seen else ""
+        raise WeightsError(
+            f"{path} has no {missing[0]} ({len(missing)} of {len(names)} tensors are missing){looks}. "
+            "Use the file, or the configuration, of the other network."
+        )
+    if extra:
+        raise WeightsError(
+            f"{path} holds {extra[0]} ({len(extra)} tensors are unknown), which the configuration has not; "
+            "compare num_hidden_layers and logit_bias_init_value."
+        )
+
+
+def take(
+    path: Path, name: str, tensor: np.ndarray, shape: tuple[int, ...], kernel: bool
+) -> np.ndarray:
+    """One tensor in our layout; refuses a wrong shape and numbers that are not finite."""
+    wanted = outward(np.empty(shape, np.int8)).shape if kernel else shape
+    if wanted == () and tensor.size == 1:
+        tensor = tensor.reshape(())  # SigLIP writes its scale and bias as [1]
+    if tensor.shape != wanted:
+        raise WeightsError(
+            f"{path}: {name} has shape {list(tensor.shape)}, and the configuration wants {list(wanted)}; "
+            "use the configuration of this file."
+        )
+    if not np.isfinite(tensor).all():
+        raise WeightsError(f"{path}: {name} holds NaN or infinity; the file is damaged.")
+    return inward(tensor) if kernel else tensor
