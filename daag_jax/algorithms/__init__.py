@@ -1,7 +1,7 @@
 """The algorithms by name: ``make("self_imitation", SelfImitationConfig(), spec)``.
 
-A row of the table is (module, function, class of its configuration); modules are imported when they are asked for.
-Functions whose row says ``needs_spec=False`` train a network on frames and know nothing of a world.
+Each row says where an algorithm lives, the class of its configuration, and what else it needs: the ``spec`` of a
+world for what acts in one, captions or embeddings for what is trained on frames.  Modules are imported on demand.
 """
 
 from __future__ import annotations
@@ -10,50 +10,49 @@ import difflib
 import importlib
 from typing import Any, NamedTuple
 
-from daag_jax.types import Algorithm, Spec
+from daag_jax.types import Algorithm
 
 
 class Entry(NamedTuple):
-    """Where an algorithm lives."""
+    """A function of a module of this folder: ``function(config, *inputs)``."""
 
-    module: str
-    function: str
+    function: str  # bears the name of its module
     config: str
-    needs_spec: bool = True
+    inputs: tuple[str, ...]
 
 
 ALGORITHMS: dict[str, Entry] = {
-    "bc": Entry("bc", "bc", "BcConfig"),
-    "self_imitation": Entry("self_imitation", "self_imitation", "SelfImitationConfig"),
-    "autoencoder": Entry("autoencoder", "autoencoder", "AutoencoderConfig", False),
-    "latent_diffusion": Entry(
-        "latent_diffusion", "latent_diffusion", "LatentDiffusionConfig", False
-    ),
+    entry.function: entry
+    for entry in (
+        Entry("bc", "BcConfig", ("spec",)),
+        Entry("self_imitation", "SelfImitationConfig", ("spec",)),
+        Entry("autoencoder", "AutoencoderConfig", ()),
+        Entry("contrastive", "ContrastiveConfig", ("captions",)),
+        Entry("latent_diffusion", "LatentDiffusionConfig", ("contexts", "no_prompt")),
+    )
 }
 
 
-def make(name: str, config: Any = None, spec: Spec | None = None) -> Algorithm:
+def make(name: str, config: Any = None, *inputs: Any, **named: Any) -> Algorithm:
     """The algorithm of that name; without ``config``, with its defaults.
 
     Raises:
         ValueError: the name is unknown (the message gives the nearest), the configuration is of another algorithm,
-            or the algorithm acts in a world and no ``spec`` was given.
+            or an input is missing or unknown.
     """
-    kind = config_class(name)
+    kind, entry = config_class(name), ALGORITHMS[name]
     config = kind() if config is None else config
     if not isinstance(config, kind):
         raise ValueError(
             f"{name!r} takes a {kind.__name__}, not a {type(config).__name__}; see daag_jax.algorithms.{name}."
         )
-    entry = ALGORITHMS[name]
-    function = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.function)
-    if not entry.needs_spec:
-        return function(config)
-    if spec is None:
+    given = dict(zip(entry.inputs, inputs, strict=False)) | named
+    if set(given) != set(entry.inputs) or len(inputs) + len(named) != len(entry.inputs):
         raise ValueError(
-            f"{name!r} acts in a world and spec is None; give the environment's `spec`."
+            f"{name!r} needs {', '.join(entry.inputs) or 'nothing'} beside its configuration, and was given "
+            f"{', '.join(given) or 'nothing'} ({len(inputs)} by place)."
         )
-    return function(config, spec)
+    return getattr(_module(name), entry.function)(config, **given)
 
 
 def config_class(name: str) -> type:
@@ -63,5 +62,8 @@ def config_class(name: str) -> type:
         raise ValueError(
             f"there is no algorithm {name!r}; the nearest is {near[0]!r}, all are {', '.join(ALGORITHMS)}."
         )
-    entry = ALGORITHMS[name]
-    return getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.config)
+    return getattr(_module(name), ALGORITHMS[name].config)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}")

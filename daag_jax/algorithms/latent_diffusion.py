@@ -23,8 +23,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
-from daag_jax.algorithms.parts.trainable import Trainable, create
+from daag_jax.algorithms.parts.trainable import (
+    Trainable,
+    apply_gradients,
+    create,
+    make_optimizer,
+)
+from daag_jax.diffusion.losses import diffusion_loss
+from daag_jax.diffusion.process import GaussianProcess
+from daag_jax.diffusion.schedules import scaled_linear, step_of, time_of
 from daag_jax.networks.stable_diffusion.config import (
     COMPACT_CONTROLNET,
     COMPACT_UNET,
@@ -33,7 +42,7 @@ from daag_jax.networks.stable_diffusion.config import (
 )
 from daag_jax.networks.stable_diffusion.controlnet import ControlNet
 from daag_jax.networks.stable_diffusion.unet import UNet
-from daag_jax.types import Algorithm, Key, Params
+from daag_jax.types import Algorithm, Batch, Key, Metrics, Params, Window
 
 
 class Denoiser(NamedTuple):

@@ -107,15 +107,14 @@ class PolicyNet(nn.Module):
             parts.append(task)
         features = jnp.concatenate(parts, axis=-1)
         out = Mlp(c.hidden_dims, c.execute * self.out_dim, out_scale=0.01, name="policy")(features)
-        if c.objective == "filtered":
-            value = jnp.zeros(batch)
-        else:
+        value = jnp.zeros(batch)
+        if c.objective == "advantage":
             value = Mlp(c.hidden_dims, 1, name="value")(features)[:, 0]
         return out.reshape(batch, c.execute, self.out_dim), value
 
 
 def self_imitation(config: SelfImitationConfig, spec: Spec) -> Algorithm:
-    """Images ``extras["image"]`` uint8 [B, T, V, H, W, 3], ``extras["task"]`` [B, D], observations [B, T, O] to actions.
+    """Images ``extras["image"]`` uint8 [B, T, V, H, W, 3], ``["task"]`` [B, D] and observations [B, T, O] to actions.
 
     ``spec`` says which of image and task there are; T is history + execute - 1 (see ``bc.py``).  ``act`` reads
     ``extras["explore"]`` [B], where it is given: it multiplies the exploration of each row (0: deterministic).

@@ -11,6 +11,7 @@ reward detector learns them by finetuning, so that "zero real examples of a nove
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -20,10 +21,15 @@ import tyro
 from jaxtyping import Array, Bool, Int
 
 from daag_jax.algorithms.contrastive import ContrastiveConfig, contrastive
+from daag_jax.algorithms.parts.trainable import averaged
+from daag_jax.assets import ASSETS
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.envs.tasks.rgb_stacking_scenes import captions
+from daag_jax.networks.clip import weights as clip_weights
+from daag_jax.networks.clip.config import COMPACT_CLIP
 from daag_jax.training.fit import FitConfig, fit
-from daag_jax.types import Batch, Key
+from daag_jax.types import Batch, Key, Params
+from experiments.pretrain.cards import write_card
 from experiments.pretrain.frames import as_batch, random_frames
 
 
@@ -78,17 +84,31 @@ def batches(config: Config):
     return draw
 
 
+def save_assets(config: Config, clip_params: Params, metrics: dict, folder: Path) -> None:
+    """Writes CLIP; and its text tower by itself where there is none yet, for the denoiser depends on that very file."""
+    clip_weights.save(clip_params, folder / "clip.safetensors", COMPACT_CLIP)
+    command = "python -m experiments.pretrain.clip"
+    what = "The compact CLIP (`COMPACT_CLIP`) before it is a reward detector."
+    write_card(folder / "clip.safetensors", what, command, config, metrics)
+    text = folder / "text_encoder.safetensors"
+    if not text.exists():
+        tower = {"params": clip_params["params"]["text_model"]}
+        clip_weights.save(tower, text, COMPACT_CLIP.text_config)
+        what = "The compact CLIP's text tower, frozen when the denoiser's training began."
+        write_card(text, what, command, config, metrics)
+
+
 def main(config: Config) -> None:
     steps = 20 if config.preset == "smoke" else config.steps
     algorithm = contrastive(
         ContrastiveConfig(total_steps=steps, warmup_steps=min(200, steps // 4)), CAPTIONS
     )
-    fitted = fit(
-        algorithm,
-        batches(config),
-        FitConfig(steps, config.seed, config.directory, log_every=50, checkpoint_every=500),
-        name="clip",
+    fit_config = FitConfig(
+        steps, config.seed, config.directory, log_every=50, checkpoint_every=500
     )
+    fitted = fit(algorithm, batches(config), fit_config, name="clip")
+    folder = ASSETS if config.preset == "full" else Path(config.directory)
+    save_assets(config, averaged(fitted.state), fitted.metrics, folder)
     print(fitted.metrics)
 
 

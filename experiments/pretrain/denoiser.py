@@ -9,6 +9,7 @@ Frames are rendered and encoded once; then every step draws from them.  Expect l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -17,16 +18,21 @@ import numpy as np
 import tyro
 
 from daag_jax.algorithms.latent_diffusion import LatentDiffusionConfig, latent_diffusion
+from daag_jax.algorithms.parts.trainable import averaged
+from daag_jax.assets import ASSETS, asset
 from daag_jax.editing.controls import stack_controls
 from daag_jax.editing.prompts import BACKGROUND, NO_PROMPT, object_prompt
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.networks.clip.config import COMPACT_CLIP
-from daag_jax.networks.clip.model import make_clip
+from daag_jax.networks.clip import weights as clip_weights
+from daag_jax.networks.clip.model import make_text_encoder
 from daag_jax.networks.clip.tokenizer import WordTokenizer
 from daag_jax.networks.stable_diffusion.config import COMPACT_VAE
 from daag_jax.networks.stable_diffusion.vae import Vae
+from daag_jax.networks.stable_diffusion.weights import load_vae, save
 from daag_jax.training.fit import FitConfig, Sampler, fit
 from daag_jax.types import Batch, Key
+from experiments.pretrain.cards import write_card
 from experiments.pretrain.frames import as_batch, random_frames
 
 PROMPTS = (BACKGROUND, *map(object_prompt, PALETTE_NAMES), NO_PROMPT)
@@ -75,12 +81,12 @@ def encode_frames(config: Config, num: int, vae_params, key: Key) -> dict[str, n
     return {name: np.concatenate([part[name] for part in parts])[:num] for name in parts[0]}
 
 
-def train(config: Config, vae_params, clip_params):
+def train(config: Config, vae_params, text_params):
     """The trained state, given the frozen autoencoder and text encoder."""
     smoke = config.preset == "smoke"
     steps, num = (10, 128) if smoke else (config.steps, config.frames)
     tokens = jnp.asarray(WordTokenizer()(PROMPTS))
-    contexts = make_clip(COMPACT_CLIP).hidden_states(clip_params, tokens)
+    contexts = make_text_encoder(COMPACT_CLIP.text_config).hidden_states(text_params, tokens)
     data = encode_frames(config, num, vae_params, jax.random.key(config.seed + 1))
     print({"frames": num, "latents/std": float(data["latents"].std())}, flush=True)
 
@@ -102,10 +108,21 @@ def train(config: Config, vae_params, clip_params):
 
 
 def main(config: Config) -> None:
-    from daag_jax.assets.load import load_compact
-
-    models = load_compact()
-    print(train(config, models.vae, models.clip).metrics)
+    vae_params = {"params": load_vae(asset("vae.safetensors"), COMPACT_VAE)}
+    text_params = clip_weights.load(asset("text_encoder.safetensors"), COMPACT_CLIP.text_config)
+    fitted = train(config, vae_params, text_params)
+    denoiser = averaged(fitted.state)
+    folder = ASSETS if config.preset == "full" else Path(config.directory)
+    for name, params in denoiser._asdict().items():
+        save(params["params"], folder / f"{name}.safetensors", jnp.float16)
+        write_card(
+            folder / f"{name}.safetensors",
+            f"The compact {name} of the video editor: 16 x 16 latents, regional prompts.",
+            "python -m experiments.pretrain.denoiser",
+            config,
+            fitted.metrics,
+        )
+    print(fitted.metrics)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def make_optimizer(
 
 
 def create(params: Params, optimizer: optax.GradientTransformation, ema: bool = False) -> Trainable:
-    """Starts the training of ``params``; the average starts as a copy of them (its own buffers, so it can be donated)."""
+    """Starts the training of ``params``; the average is a copy of them (buffers of its own, so it can be donated)."""
     return Trainable(
         params, jax.tree.map(jnp.copy, params) if ema else None, optimizer.init(params)
     )

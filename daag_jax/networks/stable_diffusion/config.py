@@ -149,6 +149,7 @@ COMPACT_VAE = VaeConfig(  # 64 px frames to 16 x 16 latents
     layers_per_block=1,
     norm_num_groups=8,
     mid_block_add_attention=False,
+    scaling_factor=0.5033,  # 1 / standard deviation of the shipped VAE's latents
 )
 COMPACT_UNET = UNetConfig(
     block_out_channels=(32, 64),

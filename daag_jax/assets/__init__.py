@@ -1,0 +1,22 @@
+"""Small trained weights that ship with the library, each with a card (``NAME.md``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parent
+
+
+def asset(name: str) -> Path:
+    """The path of a shipped file.
+
+    Raises:
+        FileNotFoundError: it is not there; the message says what trains it.
+    """
+    path = ASSETS / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name} is not among the shipped weights {sorted(p.name for p in ASSETS.glob('*.safetensors'))}; "
+            "train it with `python -m experiments.pretrain.autoencoder`, `.clip` or `.denoiser`."
+        )
+    return path

@@ -1,0 +1,265 @@
+"""The diffusion video editor: frames, geometry and prompts in, frames out (DAAG section on its diffusion pipeline).
+
+    z   = E(x) s                                       source latents, s the scaling factor
+    zT  = alpha z + sigma n                            n is one noise map for all frames ("shared")
+    z_t = m z_t + (1 - m) (alpha z + sigma n)          after every step: only the mask m is painted
+    x'  = paste( D(z_0 / s), x )                       and outside the mask the source's pixels return exactly
+
+Geometry enters through ControlNet (depth, normals, edges), time through self-attention across frames, objects through
+regional prompts: each instance has a sentence and a soft mask, so several are swapped in one pass.
+
+One code for the compact models and for Stable Diffusion 1.5: an :class:`EditorSpec` names the sizes.  Everything is one
+jitted function of arrays with fixed shapes; which objects change, and into what, is data.
+
+Differs from the paper, which does not give these: steps, guidance, strength, mask source (section 8 of specs/daag.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from daag_jax.diffusion.guidance import classifier_free_fused
+from daag_jax.diffusion.process import GaussianProcess
+from daag_jax.diffusion.projections import replace_known
+from daag_jax.diffusion.samplers import METHODS, sample, start
+from daag_jax.diffusion.schedules import scaled_linear, step_of, uniform_times
+from daag_jax.editing.controls import ControlConfig, stack_controls
+from daag_jax.editing.masks import dilate, edit_mask, latent_mask, region_weights
+from daag_jax.editing.noise import NOISES, frame_noise
+from daag_jax.networks.stable_diffusion.attention import MODES
+from daag_jax.networks.stable_diffusion.config import (
+    COMPACT_CONTROLNET,
+    COMPACT_UNET,
+    COMPACT_VAE,
+    ControlNetConfig,
+    UNetConfig,
+    VaeConfig,
+)
+from daag_jax.networks.stable_diffusion.controlnet import ControlNet
+from daag_jax.networks.stable_diffusion.unet import UNet
+from daag_jax.networks.stable_diffusion.vae import Vae
+from daag_jax.types import Key, Params
+
+
+class Clip(NamedTuple):
+    """N clips of T frames as a simulator (or estimators) give them."""
+
+    rgb: UInt8[Array, "N T H W 3"]
+    depth: Float[Array, "N T H W"]
+    normals: Float[Array, "N T H W 3"]
+    segmentation: Int[Array, "N T H W"]  # 0 background, 1 .. J objects, above J what must not change
+
+
+class Prompts(NamedTuple):
+    """Text for N clips: states of the text encoder for the background, then for each object; and of no text."""
+
+    contexts: Float[Array, "N P L E"]
+    no_prompt: Float[Array, "L E"]
+
+
+class EditorParams(NamedTuple):
+    """Parameters of the networks (without Flax's outer "params")."""
+
+    vae: Params
+    unet: Params
+    controlnet: Params
+
+
+@dataclass(frozen=True)
+class EditorSpec:
+    """Sizes of the networks and what the UNet predicts."""
+
+    vae: VaeConfig = COMPACT_VAE
+    unet: UNetConfig = COMPACT_UNET
+    controlnet: ControlNetConfig = COMPACT_CONTROLNET
+    parameterisation: str = "v"  # Stable Diffusion 1.5: "noise"
+    num_objects: int = 3
+
+
+@dataclass(frozen=True)
+class EditorConfig:
+    """How to edit; none of these numbers is given by the paper, all are our choice."""
+
+    steps: int = 10
+    method: str = "ddim"
+    guidance: float = 1.0  # classifier-free; 1 needs no second call of the UNet
+    control: float = 1.0  # weight of ControlNet's residuals; 0 switches geometry off
+    attention: str = "first"  # across frames: off, first, previous_first, all
+    noise: str = "shared"  # or independent, object
+    strength: float = 1.0  # time at which the edit starts (SDEdit); 1 paints from pure noise
+    dilation: int = 1  # [px] of the mask in which latents are painted
+    is_masked: bool = True  # False paints the whole frame (and pastes nothing back)
+    chunk: int = 16  # frames at a time; memory does not grow beyond
+    controls: ControlConfig = ControlConfig()
+
+    def __post_init__(self):
+        for field, value, known in (
+            ("method", self.method, METHODS),
+            ("attention", self.attention, MODES),
+            ("noise", self.noise, NOISES),
+        ):
+            if value not in known:
+                raise ValueError(f"{field} {value!r} is unknown; use one of {known}.")
+        if self.steps < 1 or self.chunk < 2:
+            raise ValueError(f"steps={self.steps} and chunk={self.chunk} must be at least 1 and 2.")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength={self.strength} is not in (0, 1]; 1 repaints fully.")
+
+
+# The systems that DAAG is compared with, and its parts left out one by one.
+ABLATIONS: dict[str, dict] = {
+    "full": {},
+    "per-frame in-painting (ROSIE-like)": {
+        "control": 0.0,
+        "attention": "off",
+        "noise": "independent",
+    },
+    "no control": {"control": 0.0},
+    "no shared noise": {"noise": "independent"},
+    "no cross-frame attention": {"attention": "off"},
+    "object-frame noise": {"noise": "object"},
+    "attention to all frames": {"attention": "all"},
+}
+
+Edit = Callable[[EditorParams, Clip, Prompts, Array, Key], Array]
+
+
+def make_editor(config: EditorConfig = EditorConfig(), spec: EditorSpec = EditorSpec()) -> Edit:
+    """The function ``edit(params, clip, prompts, is_edited, key) -> uint8 [N, T, H, W, 3]``, pure, to be jitted.
+
+    ``is_edited`` [N, J] says which instances may change; with none, the source comes back bit for bit.
+    """
+
+    def edit(
+        params: EditorParams, clip: Clip, prompts: Prompts, is_edited: Bool[Array, "N J"], key: Key
+    ) -> UInt8[Array, "N T H W 3"]:
+        frames = clip.rgb.shape[1]
+        if frames <= config.chunk:
+            return edit_at_once(config, spec, params, clip, prompts, is_edited, key)
+        return edit_in_chunks(config, spec, params, clip, prompts, is_edited, key)
+
+    return edit
+
+
+def edit_in_chunks(
+    config: EditorConfig,
+    spec: EditorSpec,
+    params: EditorParams,
+    clip: Clip,
+    prompts: Prompts,
+    is_edited: Bool[Array, "N J"],
+    key: Key,
+) -> UInt8[Array, "N T H W 3"]:
+    """Frames 1 .. T-1 in groups, each behind frame 0, which all of them may attend to: memory is that of one group."""
+    frames, size = clip.rgb.shape[1], config.chunk - 1
+    groups = -(-(frames - 1) // size)
+
+    def grouped(x: Array) -> Array:
+        rest = jnp.concatenate([x[:, 1:], jnp.repeat(x[:, -1:], groups * size - frames + 1, axis=1)], 1)
+        rest = rest.reshape(x.shape[0], groups, size, *x.shape[2:])
+        first = jnp.broadcast_to(x[:, None, :1], (x.shape[0], groups, 1, *x.shape[2:]))
+        return jnp.moveaxis(jnp.concatenate([first, rest], axis=2), 1, 0)
+
+    # one key for all groups: frame 0 and the shared noise are the same in each
+    run = lambda part: edit_at_once(config, spec, params, Clip(*part), prompts, is_edited, key)
+    edited = jnp.moveaxis(jax.lax.map(run, tuple(map(grouped, clip))), 0, 1)
+    rest = edited[:, :, 1:].reshape(edited.shape[0], -1, *edited.shape[3:])[:, : frames - 1]
+    return jnp.concatenate([edited[:, 0, :1], rest], axis=1)
+
+
+def edit_at_once(
+    config: EditorConfig,
+    spec: EditorSpec,
+    params: EditorParams,
+    clip: Clip,
+    prompts: Prompts,
+    is_edited: Bool[Array, "N J"],
+    key: Key,
+) -> UInt8[Array, "N T H W 3"]:
+    """All frames in one batch of the networks."""
+    clips, frames, height, width, _ = clip.rgb.shape
+    factor = spec.vae.downsampling
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), clip)
+    mask = edit_mask(flat.segmentation, jnp.repeat(is_edited, frames, axis=0))
+    source = encode(spec, params, flat.rgb)
+    noise = frame_noise(config.noise, clip.segmentation, source.shape[1:], key, spec.num_objects)
+    process = GaussianProcess(scaled_linear(), spec.parameterisation)
+    denoise = make_denoiser(config, spec, params, process, flat, prompts, frames)
+    project = None
+    if config.is_masked:
+        painted = latent_mask(dilate(mask, config.dilation), factor)[..., None]
+        project = replace_known(process.schedule, source, painted, noise)
+    begin = start(process.schedule, source, noise, config.strength)
+    if config.strength == 1.0:  # nothing of the source's colour may shine through
+        begin = noise
+    times = uniform_times(config.steps, config.strength, 0.0)
+    latents = sample(denoise, process.schedule, begin, times, method=config.method, project=project)
+    painted_rgb = decode(spec, params, latents)
+    if config.is_masked:
+        painted_rgb = jnp.where(mask[..., None], painted_rgb, flat.rgb)
+    return painted_rgb.reshape(clip.rgb.shape)
+
+
+def make_denoiser(
+    config: EditorConfig,
+    spec: EditorSpec,
+    params: EditorParams,
+    process: GaussianProcess,
+    flat: Clip,
+    prompts: Prompts,
+    frames: int,
+) -> Callable[[Array, Array], Array]:
+    """UNet and ControlNet with everything but (xt, time) bound; guided where ``config.guidance`` is not 1."""
+    unet, controlnet = UNet(spec.unet), ControlNet(spec.controlnet)
+    is_guided = config.guidance != 1.0
+    twice = lambda x: jnp.concatenate([x, x]) if is_guided else x
+    context = jnp.repeat(prompts.contexts, frames, axis=0)
+    if is_guided:
+        empty = jnp.broadcast_to(prompts.no_prompt[None, None], context.shape)
+        context = jnp.concatenate([context, empty])
+    regions = region_weights(flat.segmentation, spec.num_objects, spec.vae.downsampling)
+    regions = twice(regions)
+    attend = dict(frames=frames, attention=config.attention)
+    conditions = None
+    if config.control:
+        controls = stack_controls(flat.rgb, flat.depth, flat.normals, config.controls)
+        conditions = twice(controls)
+
+    def network(xt: Array, time: Array) -> Array:
+        step = step_of(process.schedule, time)
+        residuals = None
+        if conditions is not None:
+            residuals = controlnet.apply(
+                {"params": params.controlnet}, xt, step, context, conditions, regions, **attend
+            )
+            residuals = jax.tree.map(lambda r: config.control * r, residuals)
+        return unet.apply(
+            {"params": params.unet}, xt, step, context, regions, residuals, **attend
+        )
+
+    denoise = process.denoiser(network)
+    return classifier_free_fused(denoise, config.guidance) if is_guided else denoise
+
+
+def encode(
+    spec: EditorSpec, params: EditorParams, rgb: UInt8[Array, "B H W 3"]
+) -> Float[Array, "B h w D"]:
+    """Scaled latents of frames (their mean)."""
+    images = rgb.astype(jnp.float32) / 127.5 - 1.0
+    mean, _ = Vae(spec.vae).apply({"params": params.vae}, images, method="encode")
+    return mean * spec.vae.scaling_factor
+
+
+def decode(
+    spec: EditorSpec, params: EditorParams, latents: Float[Array, "B h w D"]
+) -> UInt8[Array, "B H W 3"]:
+    """Frames of scaled latents."""
+    latents = latents / spec.vae.scaling_factor
+    images = Vae(spec.vae).apply({"params": params.vae}, latents, method="decode")
+    return jnp.clip((images + 1.0) * 127.5 + 0.5, 0.0, 255.0).astype(jnp.uint8)

@@ -1,0 +1,43 @@
+"""Behaviour cloning: recovers a linear expert in each likelihood, chunks, and instructions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from daag_jax.algorithms.bc import BcConfig, bc
+from daag_jax.types import Batch, Context, Spec
+
+EXPERT = np.array([[0.5, -0.3], [0.2, 0.4], [-0.4, 0.1]], np.float32)
+
+
+@pytest.mark.parametrize("likelihood", ["squared", "absolute", "gaussian"])
+def test_recovers_a_linear_expert(key, likelihood):
+    data_key, init_key, train_key, act_key = jax.random.split(key, 4)
+    observations = jax.random.uniform(data_key, (128, 1, 3), minval=-1.0)
+    actions = observations @ EXPERT
+    batch = Batch(observations, actions, jnp.zeros((128, 1)), jnp.ones((128, 1), bool))
+    config = BcConfig((32,), likelihood=likelihood, learning_rate=1e-2, ema_decay=0.9)
+    algorithm = bc(config, Spec(3, 2))
+    state, update = jax.jit(algorithm.init)(init_key), jax.jit(algorithm.update)
+    for step in range(300):
+        state, metrics = update(state, batch, jax.random.fold_in(train_key, step))
+    decided = jax.jit(algorithm.act)(state, Context(observations), act_key)
+    assert jnp.mean(jnp.abs(decided - actions)) < 0.03
+    assert metrics["error"] < 0.05
+
+
+def test_a_chunk_follows_the_last_observation(key):
+    algorithm = bc(BcConfig((8,), history=2, execute=3), Spec(3, 2, task_dim=4))
+    assert algorithm.window.horizon == 4 and algorithm.window.fields == ("task",)
+    init_key, act_key, update_key = jax.random.split(key, 3)
+    state, task = jax.jit(algorithm.init)(init_key), {"task": jnp.zeros((5, 4))}
+    assert jax.jit(algorithm.act)(state, Context(jnp.zeros((5, 2, 3)), task), act_key).shape == (
+        5,
+        3,
+        2,
+    )
+    zeros = jnp.zeros((5, 4))
+    actions = jnp.zeros((5, 4, 2)).at[:, 0].set(9.0)  # before the decision: must not count
+    batch = Batch(jnp.zeros((5, 4, 3)), actions, zeros, jnp.ones((5, 4), bool), task)
+    assert jax.jit(algorithm.update)(state, batch, update_key)[1]["loss/policy"] < 1e-3

@@ -1,0 +1,103 @@
+"""Combinators: normalisation is undone on the way out, members differ, imagined rows replace real ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from daag_jax.algorithms.bc import BcConfig, bc
+from daag_jax.algorithms.parts.combinators import Stats, augmented, ensemble, mix, normalized
+from daag_jax.algorithms.parts.trainable import apply_gradients, averaged, create, make_optimizer
+from daag_jax.types import Algorithm, Batch, Context, Spec, Window
+
+STATS = Stats(*(jnp.array(x) for x in ([1.0, 2.0], [2.0, 0.0], [0.5], [0.1])))
+
+
+def echo(window=Window()) -> Algorithm:
+    """Acts and imagines what it was shown last."""
+    return Algorithm(
+        window,
+        init=lambda key: jnp.zeros(()),
+        update=lambda state, batch, key: (jnp.sum(batch.observations), {"mean": state}),
+        act=lambda state, context, key: context.observations[:, -1:, :1],
+        augment=lambda state, batch, key: batch._replace(actions=batch.actions + 1.0),
+    )
+
+
+def batch(size: int = 4) -> Batch:
+    ones = jnp.ones((size, 1))
+    observations = jnp.broadcast_to(jnp.array([3.0, 5.0])[None, None], (size, 1, 2))
+    return Batch(observations, ones[..., None], ones, ones > 0, {"index": jnp.arange(size)})
+
+
+def test_normalized_shows_deviations_and_returns_units(key):
+    algorithm = normalized(echo(), STATS)
+    act_key, update_key, augment_key = jax.random.split(key, 3)
+    state, _ = algorithm.update(jnp.zeros(()), batch(), update_key)
+    np.testing.assert_allclose(state, 4 * (1.0 + 3.0))  # (3 - 1) / 2; (5 - 2) / 1, as its std is 0
+    actions = algorithm.act(state, Context(batch().observations), act_key)
+    np.testing.assert_allclose(actions, 0.5 + 0.1 * 1.0)
+    imagined = algorithm.augment(state, batch(), augment_key)
+    np.testing.assert_allclose(imagined.observations, batch().observations, rtol=1e-6)
+    np.testing.assert_allclose(imagined.actions, 1.0 + 0.1, rtol=1e-6)
+
+
+def test_ensemble_members_differ_and_act_by_their_mean(key):
+    spec = Spec(2, 1)
+    one, many = bc(BcConfig((8,)), spec), ensemble(bc(BcConfig((8,)), spec), 3)
+    init_key, update_key, act_key, member_key = jax.random.split(key, 4)
+    state, metrics = jax.jit(many.update)(jax.jit(many.init)(init_key), batch(), update_key)
+    kernel = state.params["params"]["Dense_0"]["kernel"]
+    assert kernel.shape == (3, 2, 8) and jnp.any(kernel[0] != kernel[1])
+    assert metrics["loss/policy"].shape == ()
+    context, act = Context(batch().observations), jax.jit(one.act)
+    members = [
+        one.act(
+            jax.tree.map(lambda leaf, i=i: leaf[i], state), context, jax.random.clone(member_key)
+        )
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(
+        jax.jit(many.act)(state, context, act_key), sum(members) / 3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("ratio, imagined", [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_the_ratio_is_the_share_of_imagined_rows(key, ratio, imagined):
+    other = batch()._replace(actions=jnp.full((4, 1, 1), 9.0))
+    mixed = mix(batch(), other, ratio)
+    assert int(jnp.sum(mixed.actions == 9.0)) == imagined
+    student = echo()._replace(
+        update=lambda state, batch, key: (jnp.sum(batch.actions), {"loss/student": state})
+    )
+    algorithm = augmented(student, echo(), ratio)
+    init_key, update_key = jax.random.split(key)
+    state, metrics = algorithm.update(algorithm.init(init_key), batch(), update_key)
+    assert state.student == 4 + imagined
+    assert set(metrics) == {"loss/student", "dreamer/mean"}
+    assert state.dreamer == 32.0  # it learnt from the real rows
+
+
+def test_augmented_unites_the_fields_and_refuses_what_cannot_be(key):
+    del key
+    image, task = Window(fields=("image", "task")), Window(fields=("task", "index"))
+    assert augmented(echo(image), echo(task), 0.5).window.fields == ("image", "task", "index")
+    with pytest.raises(ValueError, match="ratio=1.5 is no share"):
+        augmented(echo(), echo(), 1.5)
+    with pytest.raises(ValueError, match="no verb `augment`"):
+        augmented(echo(), echo()._replace(augment=None), 0.5)
+    with pytest.raises(ValueError, match="horizon 1 differs from the dreamer's 8"):
+        augmented(echo(), echo(Window(horizon=8)), 0.5)
+    with pytest.raises(ValueError, match="num_members=0"):
+        ensemble(echo(), 0)
+
+
+def test_the_average_follows_the_parameters_and_the_clip_is_global():
+    optimizer = make_optimizer(0.1, max_grad_norm=1.0)
+    trainable = create({"a": jnp.ones(2), "b": jnp.ones(())}, optimizer, ema=True)
+    gradients = {"a": jnp.array([1e3, 0.0]), "b": jnp.zeros(())}
+    after = apply_gradients(trainable, gradients, optimizer, ema_decay=0.75)
+    np.testing.assert_allclose(after.params["a"], [0.9, 1.0], atol=1e-5)
+    np.testing.assert_allclose(averaged(after)["a"], [0.975, 1.0], atol=1e-5)
+    plain = create(trainable.params, optimizer)
+    assert plain.ema is None and averaged(plain) is plain.params
