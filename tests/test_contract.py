@@ -21,6 +21,7 @@ from daag_jax.training import checkpoint
 from daag_jax.types import Algorithm, Batch, Context, Spec
 
 SIDE, BATCH = 16, 4
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 PIXELS = Spec(3, 2, (-0.1, -1.0), (0.1, 1.0), (2, SIDE, SIDE, 3), 5)
 STATES = Spec(3, 2, task_dim=5)
 TRUNK = {
@@ -132,8 +133,11 @@ def subject(request) -> Subject:
     case = CASES[name]
     inputs = [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in case.inputs]
     algorithm = make(name, config_class(name)(**case.config), *inputs)
-    update = jax.jit(chex.assert_max_traces(algorithm.update, n=1))
-    return Subject(name, algorithm, jax.jit(algorithm.init), update)
+    chex.clear_trace_counter()
+    update = jax.jit(chex.assert_max_traces(algorithm.update, n=1), compiler_options=QUICK)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # as a restored state has one
+    init = jax.jit(algorithm.init, out_shardings=place, compiler_options=QUICK)
+    return Subject(name, algorithm, init, update)
 
 
 def batch_at(subject: Subject, step: int) -> Batch:
@@ -204,7 +208,7 @@ def test_act_gives_a_chunk_of_bounded_actions(subject):
     window, batch = algorithm.window, batch_at(subject, 0)
     context = Context(batch.observations[:, : window.history], batch.extras)
     state = subject.init(jax.random.key(0))
-    actions = jax.jit(algorithm.act)(state, context, jax.random.key(1))
+    actions = jax.jit(algorithm.act, compiler_options=QUICK)(state, context, jax.random.key(1))
     assert actions.shape == (BATCH, window.execute, spec[0].action_dim)
     assert jnp.all(jnp.abs(actions) <= 1.0)
 
@@ -219,8 +223,9 @@ def test_a_resumed_run_is_bit_exact(subject, tmp_path):
 
 def test_seeds_vmap(subject):
     keys = jax.random.split(jax.random.key(5), 2)
-    states = jax.jit(jax.vmap(subject.algorithm.init))(keys)
-    update = jax.jit(jax.vmap(subject.algorithm.update, in_axes=(0, None, 0)))
+    states = jax.jit(jax.vmap(subject.algorithm.init), compiler_options=QUICK)(keys)
+    update = jax.vmap(subject.algorithm.update, in_axes=(0, None, 0))
+    update = jax.jit(update, compiler_options=QUICK)
     update_keys = jax.random.split(jax.random.key(6), 2)
     states, _ = update(states, batch_at(subject, 0), jax.random.clone(update_keys))
     alone = subject.init(keys[1])
@@ -233,7 +238,9 @@ def test_a_batch_over_two_devices_equals_one_device(subject):
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     state, batch = subject.init(jax.random.key(0)), batch_at(subject, 0)
     single, _ = subject.update(state, batch, jax.random.key(7))
-    update = jax.jit(subject.algorithm.update, out_shardings=(everywhere, None))
+    update = jax.jit(
+        subject.algorithm.update, out_shardings=(everywhere, None), compiler_options=QUICK
+    )
     parallel, _ = update(
         jax.device_put(state, everywhere), jax.device_put(batch, split), jax.random.key(7)
     )

@@ -4,8 +4,8 @@ One compiled function runs steps ``start .. stop`` of ``state = update(state, ba
 bounds are arguments: it is compiled once, and neither the log period nor the time between looks at the clock
 changes a single bit of the result.  On CPU the compiled function is one step, called in a loop: there XLA's gradient
 of a convolution's kernel inside a compiled loop was 60 times slower than outside (jaxlib 0.10.2: 2.3 s against
-0.03 s, 16 images of 64x64x32; forward passes do not suffer).  Batch n and key n are functions of n (:mod:`daag_jax.training.keys`), so a run
-that is stopped and continued ends with the same state, bit for bit.
+0.03 s, 16 images of 64x64x32; forward passes do not suffer).  Batch n and key n are functions of n
+(:mod:`daag_jax.training.keys`), so a run that is stopped and continued ends with the same state, bit for bit.
 
 A run survives: SIGTERM and SIGINT (saves, then :class:`Preempted`, an exit with a code of its own), SIGKILL (the last
 checkpoint is whole), a damaged newest checkpoint (falls back to the one before), a full disk (a counted warning; the
@@ -309,6 +309,7 @@ class _Loop:
                 rate = (step - logged[0]) / max(time.monotonic() - logged[1], 1e-9)
                 logged = (step, time.monotonic())
                 self.report.log(step, last | {"steps_per_second": rate})
+            if step % self.config.log_every == 0:  # an early end keeps the sums of its period
                 totals = jax.tree.map(jnp.zeros_like, totals)._replace(bad=totals.bad)
             self._between(state, totals, step)
             self.report.progress(step)
@@ -359,6 +360,7 @@ class _Loop:
     def _save(self, state: State, totals: _Totals, step: int, final: bool = False) -> None:
         """Saves in the background; a failed write is a warning, and the checkpoint before it stays."""
         if self.saved != step:
+            self._wait()  # a failure of the write before is not one of this write
             try:
                 content = {"state": state, "totals": totals}
                 self.checkpoints.save(step, content, {"seed": self.config.seed})

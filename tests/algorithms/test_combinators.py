@@ -52,9 +52,7 @@ def test_ensemble_members_differ_and_act_by_their_mean(key):
     assert metrics["loss/policy"].shape == ()
     context, act = Context(batch().observations), jax.jit(one.act)
     members = [
-        one.act(
-            jax.tree.map(lambda leaf, i=i: leaf[i], state), context, jax.random.clone(member_key)
-        )
+        act(jax.tree.map(lambda leaf, i=i: leaf[i], state), context, jax.random.clone(member_key))
         for i in range(3)
     ]
     np.testing.assert_allclose(

@@ -17,7 +17,9 @@ def linear_regression(learning_rate: float = 1e-2) -> Algorithm:
 
     def init(key):
         weights = jax.random.normal(key, (8, 8))
-        return {"weights": weights, "opt": optimizer.init(weights), "step": jnp.int32(0)}
+        ballast = jax.random.normal(jax.random.fold_in(key, 1), (5000,))
+        opt = optimizer.init(weights)
+        return {"weights": weights, "opt": opt, "step": jnp.int32(0), "ballast": ballast}
 
     def update(state, batch, key):
         def loss_of(weights):
@@ -27,7 +29,8 @@ def linear_regression(learning_rate: float = 1e-2) -> Algorithm:
         updates, opt = optimizer.update(gradient, state["opt"], state["weights"])
         noise = 1e-3 * jax.random.normal(key, (8, 8))
         weights = optax.apply_updates(state["weights"], updates) + noise
-        return {"weights": weights, "opt": opt, "step": state["step"] + 1}, {"loss/fit": loss}
+        after = state | {"weights": weights, "opt": opt, "step": state["step"] + 1}
+        return after, {"loss/fit": loss}
 
     return Algorithm(Window(), init, update)
 
@@ -46,5 +49,5 @@ if __name__ == "__main__":
         steps, directory=directory, log_every=10, checkpoint_every=every, tensorboard=False
     )
     result = fit(linear_regression(), doubled, config)
+    print("warnings", sum(result.warnings.values()), flush=True)
     np.savez(f"{directory}/final.npz", *jax.tree.leaves(result.state))
-    print("warnings", sum(result.warnings.values()))

@@ -1,0 +1,120 @@
+"""Hindsight Experience Augmentation: what a collected episode teaches the present task (specs/daag.md section 1.3).
+
+    A  = { (g, t_g) : t_g the first t > 0 with score(o_t, g) > gamma_g }        achieved sub-goals
+    G* = decompose(task)
+    g in A and in G*          keep (o_0:t_g, a_0:t_g) as it is                   relabelling
+    A and G* disjoint         for g in A, g* in G* with can_swap(g, g*):         augmentation
+                              keep (edit(o_0:t_g, swaps), a_0:t_g)
+
+Actions never change.  ``plan`` decides on the host, from scores alone; ``augmenter`` edits all clips of a plan together.
+
+Differs from the paper, which is silent (our choice): an episode whose sub-goals match is not edited as well
+(``edit_when_matched``), one desired sub-goal is served once per episode, by the earliest achieved one, and decisions long
+before the sub-goal weigh less (``discount``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from daag_jax.agent.orchestrator import Orchestrator
+
+ARMS = ("reward", "subgoals", "hindsight")
+
+
+@dataclass(frozen=True)
+class HindsightConfig:
+    """What to keep of an episode; our choice."""
+
+    discount: float = 0.5  # weight of a decision falls by this per step before the sub-goal
+    edit_when_matched: bool = False
+    swap_mode: str = "permute"
+    max_edits: int = 4  # of one episode
+
+
+class Kept(NamedTuple):
+    """A piece of an episode that is kept as it is: the first ``end`` decisions."""
+
+    episode: int
+    end: int
+    caption: str
+
+
+class Request(NamedTuple):
+    """A piece of an episode that a swap would turn into a success."""
+
+    episode: int
+    end: int
+    achieved: str
+    desired: str
+    swaps: tuple[tuple[str, str], ...]
+
+
+class Plan(NamedTuple):
+    """What to do with a block of episodes; ``outcomes`` counts every branch."""
+
+    kept: tuple[Kept, ...]
+    requests: tuple[Request, ...]
+    outcomes: Counter
+
+
+def first_times(
+    scores: Float[np.ndarray, "B T1 M"],
+    thresholds: Float[np.ndarray, "M"],
+    length: Int[np.ndarray, "B"],
+    columns: Bool[np.ndarray, "M"],
+) -> Int[np.ndarray, "B M"]:
+    """t_g of every episode and caption, -1 where it is never seen.  Frame 0 shows what no action has done."""
+    seen = (scores > thresholds[None, None]) & columns[None, None]
+    steps = np.arange(scores.shape[1])[None, :, None]
+    seen = seen & (steps > 0) & (steps <= length[:, None, None])
+    # what is true from the start is no achievement
+    seen = seen & ~(scores[:, :1] > thresholds[None, None])
+    return np.where(seen.any(axis=1), seen.argmax(axis=1), -1)
+
+
+def plan(
+    times: Int[np.ndarray, "B M"],
+    captions: Sequence[str],
+    task: str,
+    orchestrator: Orchestrator,
+    config: HindsightConfig,
+    may_edit: bool = True,
+) -> Plan:
+    """Sorts a block of episodes into pieces to keep and pieces to edit."""
+    goals = orchestrator.decompose(task)
+    kept, requests, outcomes = [], [], Counter()
+    for episode in range(times.shape[0]):
+        achieved = [(int(t), captions[m]) for m, t in enumerate(times[episode]) if t > 0]
+        achieved.sort()
+        matched = [(t, g) for t, g in achieved if g in goals]
+        kept += [Kept(episode, t, g) for t, g in matched]
+        outcomes["matched" if matched else "achieved other" if achieved else "achieved nothing"] += 1
+        if not may_edit or not achieved or (matched and not config.edit_when_matched):
+            continue
+        served = {g for _, g in matched}
+        found = 0
+        for t, g in achieved:
+            for goal in goals:
+                if goal in served or found >= config.max_edits:
+                    continue
+                decision = orchestrator.can_swap(g, goal)
+                outcomes["swap possible" if decision.possible else "swap refused"] += 1
+                if decision.possible:
+                    requests.append(Request(episode, t, g, goal, decision.swaps))
+                    served.add(goal)
+                    found += 1
+    return Plan(tuple(kept), tuple(requests), outcomes)
+
+
+def reward_pieces(success: Bool[np.ndarray, "B"], length: Int[np.ndarray, "B"], task: str) -> Plan:
+    """The plan of an agent without a detector: episodes that the environment rewarded, whole."""
+    kept = tuple(Kept(int(i), int(length[i]), task) for i in np.flatnonzero(success))
+    outcomes = Counter({"rewarded": len(kept), "not rewarded": int(success.size - len(kept))})
+    return Plan(kept, (), outcomes)

@@ -1,0 +1,221 @@
+"""The reward detector: CLIP, finetuned, with a threshold for every caption (specs/daag.md sections 1.6 and 6.2).
+
+    p[b, g] = sigmoid( mean over camera views v of  exp(tau) phi_I(o_bv) . phi_T(g) + b )
+    sub-goal g is seen  iff  p[b, g] > gamma_g
+
+gamma_g is the smallest threshold whose precision on validation frames is at least 0.95: a false positive poisons the
+buffer, a false negative only costs an episode.  Finetuning is ``algorithms.contrastive`` on labelled and edited frames;
+all captions are columns of its truth table, so colour-permuted captions are its hard negatives.
+
+Differs from the papers: sigmoid loss in place of InfoNCE, whose scores have no absolute meaning; views are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from daag_jax.algorithms.contrastive import ContrastiveConfig, contrastive
+from daag_jax.algorithms.parts.trainable import averaged
+from daag_jax.networks.clip.config import COMPACT_CLIP, ClipConfig
+from daag_jax.networks.clip.model import make_clip
+from daag_jax.networks.clip.tokenizer import WordTokenizer
+from daag_jax.training.fit import FitConfig, Sampler, fit
+from daag_jax.types import Batch, Key, Params
+
+
+class Detector(NamedTuple):
+    """CLIP's parameters, the captions' embeddings, and the operating points."""
+
+    params: Params
+    texts: Float[Array, "M D"]
+    thresholds: Float[Array, "M"]
+
+
+class Labelled(NamedTuple):
+    """Frames with the truth of every caption; ``known`` is False where nobody says."""
+
+    images: UInt8[np.ndarray, "N V H W 3"]
+    truth: Bool[np.ndarray, "N M"]
+    known: Bool[np.ndarray, "N M"]
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Finetuning and calibration; our choice, but for the precision (the predecessor prefers it to recall)."""
+
+    clip: ClipConfig = COMPACT_CLIP
+    steps: int = 150
+    batch: int = 32
+    learning_rate: float = 3e-4
+    positive_weight: float = 4.0
+    precision: float = 0.95
+    min_positives: int = 20  # fewer: the caption takes the threshold of all captions together
+    default_threshold: float = 0.8  # gamma of the predecessor, where nothing can be calibrated
+
+
+def make_scorer(config: DetectorConfig) -> Callable[[Detector, Array], Array]:
+    """``scores(detector, images [B, V, H, W, 3]) -> [B, M]`` in (0, 1); pure, to be jitted."""
+    clip = make_clip(config.clip)
+
+    def scores(detector: Detector, images: UInt8[Array, "B V H W 3"]) -> Float[Array, "B M"]:
+        batch, views = images.shape[:2]
+        seen = clip.encode_image(detector.params, images.reshape(-1, *images.shape[2:]))
+        logits = clip.logits(detector.params, seen, detector.texts)
+        return jax.nn.sigmoid(logits.reshape(batch, views, -1).mean(axis=1))
+
+    return scores
+
+
+def make_detector(params: Params, captions: Sequence[str], config: DetectorConfig) -> Detector:
+    """A detector of some captions, not calibrated yet."""
+    clip = make_clip(config.clip)
+    tokens = WordTokenizer(config.clip.text_config.max_position_embeddings)(captions)
+    texts = jax.jit(clip.encode_text)(params, jnp.asarray(tokens))
+    return Detector(params, texts, jnp.full((len(captions),), config.default_threshold))
+
+
+def finetune(
+    params: Params, captions: Sequence[str], data: Labelled, config: DetectorConfig, seed: int = 0
+) -> Params:
+    """CLIP's parameters after ``config.steps`` steps on labelled frames, each view an example of its own."""
+    if data.images.shape[0] == 0:
+        raise ValueError("data holds no frames; collect or edit some before finetuning.")
+    algorithm = contrastive(
+        ContrastiveConfig(
+            clip=config.clip,
+            learning_rate=config.learning_rate,
+            warmup_steps=max(1, config.steps // 10),
+            total_steps=config.steps,
+            positive_weight=config.positive_weight,
+            ema_decay=0.95,
+        ),
+        captions,
+    )
+    blank = algorithm.init(jax.random.key(seed))
+    state = blank._replace(params=params, ema=params)
+    frames, views = data.images.shape[:2]
+    table = Labelled(*(jnp.asarray(x) for x in data))
+
+    def draw(table: Labelled, key: Key, step: Array) -> Batch:
+        frame_key, view_key = jax.random.split(key)
+        index = jax.random.randint(frame_key, (config.batch,), 0, frames)
+        view = jax.random.randint(view_key, (config.batch,), 0, views)
+        extras = {
+            "image": table.images[index, view],
+            "truth": table.truth[index],
+            "known": table.known[index],
+        }
+        empty = jnp.zeros((config.batch, 1, 0))
+        ones = jnp.ones((config.batch, 1))
+        return Batch(empty, empty, 0 * ones, ones > 0, extras)
+
+    quiet = FitConfig(config.steps, seed, log_every=config.steps, progress=False, tensorboard=False)
+    return averaged(fit(algorithm, Sampler(table, draw), quiet, state=state).state)
+
+
+def calibrate(
+    scores: Float[np.ndarray, "N M"], truth: Bool[np.ndarray, "N M"], config: DetectorConfig
+) -> Float[np.ndarray, "M"]:
+    """Thresholds of at least ``config.precision`` on validation frames; pooled where a caption has few positives."""
+    pooled = threshold_for(scores.ravel(), truth.ravel(), config.precision)
+    pooled = config.default_threshold if pooled is None else pooled
+    thresholds = np.full(scores.shape[1], pooled, np.float32)
+    for column in range(scores.shape[1]):
+        if truth[:, column].sum() >= config.min_positives:
+            own = threshold_for(scores[:, column], truth[:, column], config.precision)
+            thresholds[column] = 1.0 if own is None else own
+    return thresholds
+
+
+def threshold_for(
+    scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"], precision: float
+) -> float | None:
+    """The smallest threshold whose positives are right often enough; None where there is none."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(truth[order])
+    precisions = hits / np.arange(1, hits.size + 1)
+    good = np.flatnonzero((precisions >= precision) & truth[order])
+    if good.size == 0:
+        return None
+    last = good[-1]
+    after = scores[order[last + 1]] if last + 1 < scores.size else scores[order[last]] - 1e-3
+    return float(0.5 * (scores[order[last]] + after))
+
+
+def average_precision(scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]) -> float:
+    """Area under the precision-recall curve as a sum over positives; NaN where there are none."""
+    if not truth.any():
+        return float("nan")
+    ranked = truth[np.argsort(-scores, kind="stable")]
+    precisions = np.cumsum(ranked) / np.arange(1, ranked.size + 1)
+    return float(precisions[ranked].mean())
+
+
+def detector_metrics(
+    scores: Float[np.ndarray, "N M"],
+    truth: Bool[np.ndarray, "N M"],
+    thresholds: Float[np.ndarray, "M"],
+) -> dict[str, float]:
+    """Macro averages over the captions that have positives (specs section 6.2)."""
+    columns = np.flatnonzero(truth.any(axis=0))
+    found = scores > thresholds[None]
+    right = (found & truth).sum()
+    recalls = [recall_at(scores[:, c], truth[:, c], 0.95) for c in columns]
+    return {
+        "average_precision": float(
+            np.mean([average_precision(scores[:, c], truth[:, c]) for c in columns])
+        ),
+        "precision": float(right / max(found.sum(), 1)),
+        "recall": float(right / max(truth.sum(), 1)),
+        "recall_at_precision_0.95": float(np.mean(recalls)),
+        "brier": float(np.mean((scores - truth) ** 2)),
+        "calibration_error": calibration_error(scores.ravel(), truth.ravel()),
+        "prevalence": float(truth[:, columns].mean()),
+    }
+
+
+def recall_at(scores: np.ndarray, truth: np.ndarray, precision: float) -> float:
+    """Recall at the smallest threshold of a given precision."""
+    threshold = threshold_for(scores, truth, precision)
+    return 0.0 if threshold is None else float((scores[truth] > threshold).mean())
+
+
+def calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: sum over bins of n_b / n |accuracy - confidence|."""
+    index = np.minimum((scores * bins).astype(int), bins - 1)
+    gaps = [
+        (index == b).mean() * abs(truth[index == b].mean() - scores[index == b].mean())
+        for b in range(bins)
+        if (index == b).any()
+    ]
+    return float(np.sum(gaps))
+
+
+def false_success_rate(
+    scores: Float[np.ndarray, "N T M"],
+    truth: Bool[np.ndarray, "N T M"],
+    thresholds: Float[np.ndarray, "M"],
+) -> float:
+    """Share of (episode, caption) pairs that are never true and yet are seen at some frame."""
+    never = ~truth.any(axis=1)
+    seen = (scores > thresholds[None, None]).any(axis=1)
+    return float(seen[never].mean()) if never.any() else float("nan")
+
+
+def goal_baseline(
+    states: Float[Array, "B D"], goal: Float[Array, "D"], baseline: Float[Array, "D"], alpha: float
+) -> Float[Array, "B"]:
+    """VLM-RM's reward 1 - |alpha proj_L s + (1 - alpha) s - g|^2 / 2, L the line from baseline to goal (Rocamonde 2024)."""
+    line = goal - baseline
+    line = line / jnp.sqrt(jnp.sum(jnp.square(line)) + 1e-12)
+    offset = states - goal[None]
+    along = (offset @ line)[:, None] * line[None]
+    projected = alpha * along + (1.0 - alpha) * offset
+    return 1.0 - 0.5 * jnp.sum(jnp.square(projected), axis=-1)

@@ -1,0 +1,125 @@
+"""Episodes from many worlds at once: one compiled program of physics, pixels and policy.
+
+``rollout(env, act, ...)`` resets B worlds and runs all of them to the horizon; a world that is done stands still, and its
+``length`` says how many actions count.  The same function collects experience (``act`` explores) and evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from daag_jax.envs.env import PixelEnv, State
+from daag_jax.types import Context, Episode, Key
+
+Act = Callable[[Any, Context, Key], Array]  # (policy state, [B, 1, O] context, key) -> [B, 1, A]
+
+
+def rollout(
+    env: PixelEnv,
+    act: Act,
+    policy: Any,
+    key: Key,
+    num: int,
+    task: Any = None,
+    colors: Array | None = None,
+    instruction: Array | None = None,
+    explore: Array | None = None,
+) -> Episode:
+    """B = ``num`` episodes.
+
+    Args:
+        task, colors: of all worlds alike; None takes the environment's own.
+        instruction: the embedding [D] that the policy is told.
+        explore: scales the exploration of the policy; None leaves it to the policy.
+
+    Returns:
+        Episode with leading axis B.  ``extras`` hold what only a simulator knows: qpos [B, T + 1, Q], colors [B, 3],
+        labels [B, T + 1, M] (truth of every caption) and success [B].
+    """
+    reset_key, act_key = jax.random.split(key)
+    reset = lambda key: env.reset(key) if task is None else env.reset(key, task, colors)
+    state = jax.vmap(reset)(jax.random.split(reset_key, num))
+
+    def observed(state: State) -> tuple[Array, Array]:
+        return state.obs, jax.vmap(env.render)(state).rgb
+
+    def context(seen: tuple[Array, Array]) -> Context:
+        extras = {"image": seen[1][:, None]}
+        if instruction is not None:
+            extras["task"] = jnp.broadcast_to(instruction[None], (num, *instruction.shape))
+        if explore is not None:
+            extras["explore"] = jnp.broadcast_to(explore, (num,))
+        return Context(seen[0][:, None], extras)
+
+    def step(carry: tuple, step_key: Key) -> tuple[tuple, dict]:
+        state, seen = carry
+        action = act(policy, context(seen), step_key)[:, 0]
+        after = jax.vmap(env.step)(state, action)
+        was_done = state.done > 0
+        frozen = lambda new, old: jnp.where(was_done.reshape((-1,) + (1,) * (new.ndim - 1)), old, new)
+        after = jax.tree.map(frozen, after, state)
+        after = after.replace(reward=jnp.where(was_done, 0.0, after.reward))
+        seen = observed(after)
+        out = record(env, after) | {
+            "observations": seen[0],
+            "images": seen[1],
+            "actions": action,
+            "rewards": after.reward,
+            "alive": ~was_done,
+        }
+        return (after, seen), out
+
+    first = observed(state)
+    begin = record(env, state) | {"observations": first[0], "images": first[1]}
+    (last, _), path = jax.lax.scan(step, (state, first), jax.random.split(act_key, env.horizon))
+    path = {name: jnp.moveaxis(value, 0, 1) for name, value in path.items()}
+    whole = {n: jnp.concatenate([v[:, None], path[n]], axis=1) for n, v in begin.items()}
+    return Episode(
+        whole["observations"],
+        whole["images"],
+        path["actions"],
+        path["rewards"],
+        path["alive"].sum(axis=1),
+        {
+            "qpos": whole["qpos"],
+            "labels": whole["labels"],
+            "colors": last.info["colors"],
+            "success": jnp.max(path["rewards"], axis=1) > 0,
+        },
+    )
+
+
+def record(env: PixelEnv, state: State) -> dict[str, Array]:
+    """What the simulator knows of B worlds."""
+    return {"qpos": state.pipeline_state.qpos, "labels": jax.vmap(env.labels)(state)}
+
+
+def sharded_rollout(run: Callable[[Any, Key], Episode], mesh: Mesh, axis: str = "data"):
+    """``(policy, keys [devices]) -> Episode``: every device runs ``run(policy, key)`` for its own worlds."""
+
+    def local(policy: Any, keys: Array) -> Episode:
+        return run(policy, keys[0])
+
+    split = PartitionSpec(axis)
+    return jax.jit(
+        jax.shard_map(
+            local, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
+        )
+    )
+
+
+def random_actions(spec) -> Act:
+    """Actions drawn uniformly from the whole range."""
+
+    def act(policy: Any, context: Context, key: Key) -> Array:
+        del policy
+        batch = context.observations.shape[0]
+        return jax.random.uniform(key, (batch, 1, spec.action_dim), minval=-1.0, maxval=1.0)
+
+    return act
