@@ -1,10 +1,12 @@
 """Pinhole cameras with MuJoCo's conventions: x right, y up, looking along -z.
 
-A pixel (u, v) counts columns to the right and rows downwards; its *centre* has integer coordinates.  Its ray is
+A pixel (u, v) counts columns to the right and rows downwards; its *centre* has integer coordinates.
+In the camera's frame its ray is
 
-    X(u, v, Z) = Z (x, y, -1),   x = s (2 (u + 1/2) - W) / H,   y = s (H - 2 (v + 1/2)) / H,   s = tan(fovy / 2)   (1)
+    X(u, v, Z) = Z (x, y, -1)                                                                  (1)
+    x = s (2 u + 1 - W) / H,   y = s (H - 2 v - 1) / H,   s = tan(fovy / 2)
 
-in the camera's frame, so that the ray's parameter Z is the metric z-depth itself, not the distance.
+so that the parameter Z of the ray is the metric z-depth itself, not the distance.
 """
 
 from __future__ import annotations
@@ -22,9 +24,7 @@ class Camera(NamedTuple):
     """A pose in the world and a field of view."""
 
     position: Float[Array, " 3"]  # [m]
-    rotation: Float[
-        Array, "3 3"
-    ]  # columns: the camera's x (right), y (up), z (backward) in the world
+    rotation: Float[Array, "3 3"]  # columns: its x (right), y (up), z (backward) in the world
     fovy: Float[Array, ""]  # vertical field of view [rad]
 
 
@@ -33,9 +33,11 @@ def look_at(
     target: Sequence[float] | Float[Array, " 3"],
     fovy: float | Float[Array, ""],
 ) -> Camera:
-    """A camera at ``position`` with ``target`` [m] in the middle of its image and the world's z upwards.
+    """A camera at ``position`` that has ``target`` in the middle of its image, z upwards.
 
     Args:
+        position: [m]; it must differ from target.
+        target: [m].
         fovy: vertical field of view [rad].
     """
     position = jnp.asarray(position, jnp.float32)

@@ -1,7 +1,8 @@
 """The eight named colours of the object worlds, in sRGB.
 
-Captions, edits and metrics all speak of these names, so a colour is an index into one table.  The values are far apart
-in CIELAB (no pair is closer than 27 units, the pair red-orange), so that the nearest entry of a shaded pixel is its name.
+Captions, edits and metrics all speak of these names, so a colour is an index into one table.  The
+values are far apart in CIELAB (the closest pair, blue and purple, by 29 units of CIE76), so that the
+nearest entry of a shaded pixel is its name.
 """
 
 from __future__ import annotations

@@ -1,0 +1,357 @@
+"""Diffusion Augmented Agents: the lifelong loop over a sequence of tasks (arXiv 2407.20798; specs/daag.md section 1).
+
+    for task in tasks:
+        policy <- new; D_new <- empty; extract from D_LL                      policy re-initialised, as the predecessor
+        for iteration:
+            E <- collect(policy); D_LL <- D_LL + E
+            D_new <- D_new + relabelled(E) + edited(E)                        by arm, see ``hindsight.ARMS``
+            policy <- self-imitation on D_new
+
+Three arms, one code: "reward" keeps episodes that the environment rewarded; "subgoals" keeps pieces in which CLIP saw a
+sub-goal of the task; "hindsight" also edits pieces that are a success at something else.
+
+The agent sees pixels and its own gripper.  What only a simulator knows (truth of captions) is used to *measure*: label
+validity and its errors.  A run continues bit for bit after a kill: episodes are files, the rest is a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from daag_jax.agent.augmenter import Augment, run_requests
+from daag_jax.agent.hindsight import (
+    ARMS,
+    HindsightConfig,
+    Plan,
+    first_times,
+    plan,
+    reward_pieces,
+)
+from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
+from daag_jax.agent.reward import Detector
+from daag_jax.algorithms.parts.action_head import Exploration
+from daag_jax.algorithms.parts.trainable import Trainable
+from daag_jax.algorithms.self_imitation import SelfImitationConfig, self_imitation
+from daag_jax.data.buffer import (
+    LifelongBuffer,
+    Steps,
+    TaskBuffer,
+    add_steps,
+    empty_task_buffer,
+    episode_steps,
+    sample_steps,
+)
+from daag_jax.data.disk import read_episodes, write_episodes
+from daag_jax.envs.palette import PALETTE_NAMES
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking, parse_task
+from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, relations_of
+from daag_jax.evaluation.rollout import rollout
+from daag_jax.training.checkpoint import Checkpoints
+from daag_jax.training.keys import key_at
+from daag_jax.types import Episode
+
+
+@dataclass(frozen=True)
+class DaagConfig:
+    """The loop's choices; the paper gives none of these numbers."""
+
+    arm: str = "hindsight"
+    tasks: tuple[str, ...] = (
+        "Stack the red object on top of the blue object",
+        "Stack the green object on top of the red object",
+    )
+    iterations: int = 8  # of each task
+    episodes: int = 64  # collected per iteration
+    train_steps: int = 60  # of self-imitation per iteration
+    batch: int = 64
+    capacity: int = 2048  # steps in the task buffer
+    edited_share: float = -1.0  # of the loss' weight; below 0 as they come
+    success_threshold: float = 0.0  # a task ends early at this success; 0 never
+    policy: SelfImitationConfig = field(
+        default_factory=lambda: SelfImitationConfig(
+            width=8, binary_dims=(2,), exploration=Exploration(epsilon=0.25, noise=0.06)
+        )
+    )
+    hindsight: HindsightConfig = HindsightConfig()
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.arm not in ARMS:
+            raise ValueError(f"arm {self.arm!r} is unknown; use one of {ARMS}.")
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one task.")
+
+
+class World(NamedTuple):
+    """What all arms share: compiled functions of one environment."""
+
+    env: RgbStacking
+    scores: Callable[[Detector, Any], Any] | None  # [N, V, H, W, 3] -> [N, M]
+    look: Callable[[Any, Any], Any] | None
+    augment: Augment | None
+    orchestrator: Orchestrator = RuleOrchestrator()
+
+
+class Lesson(NamedTuple):
+    """What a block of episodes gave: steps to learn from, and how right their labels are."""
+
+    steps: Steps | None
+    counts: Counter
+
+
+class AgentState(NamedTuple):
+    """What must survive an iteration, beside the episodes on disk."""
+
+    policy: Trainable
+    buffer: TaskBuffer
+
+
+def run_daag(
+    world: World,
+    detector: Detector | None,
+    config: DaagConfig,
+    directory: str | Path | None = None,
+    progress: Callable[[dict], None] = lambda row: None,
+    programs: Programs | None = None,
+) -> list[dict]:
+    """Runs the loop; one row of numbers per iteration.
+
+    Args:
+        directory: where episodes and checkpoints go; a run found there continues.
+        programs: compiled functions to share between arms and seeds (``Programs(world, config)``).
+
+    Raises:
+        ValueError: an arm that sees sub-goals has no detector, or one that edits has no augmenter.
+    """
+    if config.arm != "reward" and (detector is None or world.scores is None):
+        raise ValueError(f"arm {config.arm!r} needs a detector and its scorer; pass both.")
+    if config.arm == "hindsight" and (world.augment is None or world.look is None):
+        raise ValueError("arm 'hindsight' needs an augmenter; see augmenter.make_augmenter.")
+    agent = _Agent(world, detector, config, programs or Programs(world, config), directory)
+    return agent.run(progress)
+
+
+class Programs:
+    """The compiled functions of a loop: collect, train, truth."""
+
+    def __init__(self, world: World, config: DaagConfig):
+        env = world.env
+        self.algorithm = self_imitation(config.policy, env.spec)
+        act = self.algorithm.act
+
+        def collect(policy: Trainable, key, task, explore) -> Episode:
+            return rollout(env, act, policy, key, config.episodes, task, env.default_colors, None, explore)
+
+        def train(policy: Trainable, steps: Steps, size, key):
+            sample_key, update_key = jax.random.split(key)
+            batch = sample_steps(steps, size, sample_key, config.batch, None, config.edited_share)
+            return self.algorithm.update(policy, batch, update_key)
+
+        def truth(qpos, colors):
+            return jax.vmap(lambda q, c: caption_truth(relations_of(q), c))(qpos, colors)
+
+        self.init = jax.jit(self.algorithm.init)
+        self.collect = jax.jit(collect)
+        self.train = jax.jit(train, donate_argnums=0)
+        self.truth = jax.jit(truth)
+
+
+class _Agent:
+    """One run: its episodes, its place in the sequence of tasks, its rows."""
+
+    def __init__(self, world, detector, config: DaagConfig, programs: Programs, directory):
+        self.world, self.detector, self.config, self.programs = world, detector, config, programs
+        self.root = jax.random.key(config.seed)
+        self.captions = world.env.captions
+        mine = [PALETTE_NAMES[c] for c in np.asarray(world.env.default_colors)]
+        others = [color for color in PALETTE_NAMES if color not in mine]
+        # sub-goals about colours that the world does not have are not looked for
+        self.columns = np.array([not any(c in g.split() for c in others) for g in self.captions])
+        self.lifelong = LifelongBuffer()
+        self.scores: list[np.ndarray] = []  # of each block
+        self.edits: dict[tuple, np.ndarray] = {}
+        self.directory = None if directory is None else Path(directory)
+        self.checkpoints = None
+        if self.directory is not None:
+            self.checkpoints = Checkpoints(self.directory / "checkpoints", keep=2)
+
+    def run(self, progress) -> list[dict]:
+        state, step, rows = self._resume()
+        per_task = self.config.iterations
+        while step < per_task * len(self.config.tasks):
+            task, iteration = self.config.tasks[step // per_task], step % per_task
+            if iteration == 0:
+                state, extracted = self._start_task(step, task)
+            else:
+                extracted = Counter()
+            state, row = self._iterate(state, step, task)
+            before = sum(r["episodes"] for r in rows if r["task"] == task)
+            row |= {
+                "task": task,
+                "iteration": iteration,
+                "episodes_of_task": before + row["episodes"],
+                "extracted": extracted["kept"] + extracted["edited"],
+            }
+            rows.append(row)
+            progress(row)
+            step += 1
+            if self.config.success_threshold and row["success"] >= self.config.success_threshold:
+                step = (step - 1) // per_task * per_task + per_task
+            if self.checkpoints is not None:
+                self.checkpoints.save(step, state, {"rows": rows})
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+        return rows
+
+    def _resume(self) -> tuple[AgentState, int, list[dict]]:
+        fresh = self._fresh(0)
+        if self.checkpoints is None:
+            return fresh, 0, []
+        try:
+            restored = self.checkpoints.restore(fresh)
+        except FileNotFoundError:
+            return fresh, 0, []
+        rows = restored.metadata["rows"]
+        for index in range(len(rows)):
+            self._add_block(*read_episodes(self._file(index)))
+        return jax.tree.map(np.asarray, restored.state), restored.step, rows
+
+    def _file(self, index: int) -> Path:
+        return self.directory / "episodes" / f"{index:06d}.safetensors"
+
+    def _fresh(self, step: int) -> AgentState:
+        policy = self.programs.init(key_at(self.root, "policy", step))
+        return AgentState(policy, empty_task_buffer(self.world.env.spec, self.config.capacity))
+
+    def _start_task(self, step: int, task: str) -> tuple[AgentState, Counter]:
+        """A new policy, an empty buffer, and what earlier episodes already teach."""
+        state, counts = self._fresh(step), Counter()
+        for block in range(len(self.lifelong.blocks)):
+            lesson = self._learn_from(block, task, use_reward=False)
+            counts += lesson.counts
+            if lesson.steps is not None:
+                state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
+        return state, counts
+
+    def _iterate(self, state: AgentState, step: int, task: str) -> tuple[AgentState, dict]:
+        # with nothing learnt yet, every action is random
+        explore = np.float32(1.0 if int(state.buffer.size) else 1e3)
+        collect_key = key_at(self.root, "collect", step)
+        parsed = parse_task(task, self.world.env.config.colors)
+        episodes = jax.device_get(self.programs.collect(state.policy, collect_key, parsed, explore))
+        index = self._add_block(episodes, task)
+        if self.directory is not None:
+            write_episodes(self._file(index), episodes, task)
+        lesson = self._learn_from(index, task, use_reward=True)
+        buffer = state.buffer
+        if lesson.steps is not None:
+            buffer = add_steps(buffer, lesson.steps)
+        policy, metrics = state.policy, {}
+        if int(buffer.size):
+            steps = jax.device_put(buffer.steps)
+            for n in range(self.config.train_steps):
+                key = key_at(self.root, "train", step * self.config.train_steps + n)
+                policy, metrics = self.programs.train(policy, steps, buffer.size, key)
+        tested = self.programs.collect(
+            policy, key_at(self.root, "evaluate", step), parsed, np.float32(0.0)
+        )
+        row = {
+            "episodes": int(episodes.length.shape[0]),
+            "rewarded": int(episodes.extras["success"].sum()),
+            "kept": lesson.counts["kept"],
+            "edited": lesson.counts["edited"],
+            "kept_valid": lesson.counts["kept valid"],
+            "edited_valid": lesson.counts["edited valid"],
+            "wrong_detector": lesson.counts["wrong detector"],
+            "wrong_swap": lesson.counts["wrong swap"],
+            "wrong_picture": lesson.counts["wrong picture"],
+            "outcomes": dict(lesson.counts),
+            "buffer": int(buffer.size),
+            "success": float(np.mean(np.asarray(tested.extras["success"]))),
+            "loss": float(metrics.get("loss/policy", np.nan)) if metrics else None,
+        }
+        return AgentState(policy, buffer), row
+
+    def _add_block(self, episodes: Episode, task: str) -> int:
+        """Stores a block and what the detector sees in it."""
+        self.lifelong = self.lifelong.add(episodes, task)
+        block = self.lifelong.blocks[-1]
+        if self.config.arm != "reward":
+            num, frames = block.images.shape[:2]
+            flat = jnp.asarray(block.images.reshape(num * frames, *block.images.shape[2:]))
+            seen = np.asarray(self.world.scores(self.detector, flat))
+            self.scores.append(seen.reshape(num, frames, -1))
+        return len(self.lifelong.blocks) - 1
+
+    def _learn_from(self, index: int, task: str, use_reward: bool) -> Lesson:
+        """Relabels and edits one block for a task."""
+        block, config = self.lifelong.blocks[index], self.config
+        if config.arm == "reward":
+            if not use_reward and self.lifelong.tasks[index] != task:
+                return Lesson(None, Counter())
+            decided = reward_pieces(block.extras["success"], block.length, task)
+        else:
+            thresholds = np.asarray(self.detector.thresholds)
+            times = first_times(self.scores[index], thresholds, block.length, self.columns)
+            may_edit = config.arm == "hindsight"
+            orchestrator = self.world.orchestrator
+            decided = plan(times, self.captions, task, orchestrator, config.hindsight, may_edit)
+        return self._carry_out(index, decided)
+
+    def _carry_out(self, index: int, decided: Plan) -> Lesson:
+        block, discount = self.lifelong.blocks[index], self.config.hindsight.discount
+        counts, pieces = Counter(decided.outcomes), []
+        for kept in decided.kept:
+            pieces.append(episode_steps(block, kept.episode, kept.end, discount))
+            counts["kept"] += 1
+            is_valid = kept.caption not in self.captions or bool(
+                block.extras["labels"][kept.episode, kept.end, self.captions.index(kept.caption)]
+            )
+            counts["kept valid"] += is_valid
+            counts["wrong detector"] += not is_valid
+        for request, frames, verdict in self._edited(index, decided):
+            pieces.append(
+                episode_steps(block, request.episode, request.end, discount, frames, is_edited=True)
+            )
+            counts["edited"] += 1
+            counts[verdict] += 1
+        if not pieces:
+            return Lesson(None, counts)
+        return Lesson(jax.tree.map(lambda *x: np.concatenate(x), *pieces), counts)
+
+    def _edited(self, index: int, decided: Plan):
+        """Requests with their frames, from the cache or from the editor, and what is true of them."""
+        block = self.lifelong.blocks[index]
+        name = lambda r: (index, r.episode, r.swaps)
+        missing = [r for r in decided.requests if name(r) not in self.edits]
+        key = key_at(self.root, "edit", index)
+        frames, seen, wanted = run_requests(
+            block, missing, self.world.augment, self.world.look, self.config.hindsight.swap_mode, key
+        )
+        for request, one, before, after in zip(missing, frames, seen, wanted, strict=True):
+            shown = self.world.look(jnp.asarray(one[None]), jnp.asarray(block.extras["qpos"][None, request.episode]))
+            self.edits[name(request)] = (one, before, after, np.asarray(shown)[0])
+        for request in decided.requests:
+            one, _, after, shown = self.edits[name(request)]
+            yield request, one, self._verdict(block, request, after, shown)
+
+    def _verdict(self, block: Episode, request, wanted: np.ndarray, shown: np.ndarray) -> str:
+        """Whether the edited piece truly shows a success at the desired sub-goal, and whose error it is if not."""
+        labels = block.extras["labels"][request.episode, request.end]
+        if not labels[self.captions.index(request.achieved)]:
+            return "wrong detector"
+        qpos = jnp.asarray(block.extras["qpos"][request.episode, request.end])[None]
+        truth = np.asarray(self.programs.truth(qpos, jnp.asarray(wanted)[None]))[0]
+        if not truth[self.captions.index(request.desired)]:
+            return "wrong swap"
+        if (shown != wanted)[wanted >= 0].any():
+            return "wrong picture"
+        return "edited valid"

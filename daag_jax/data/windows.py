@@ -1,0 +1,70 @@
+"""Examples from stored episodes: windows around a decision, drawn on the device.
+
+An example of a window (K, T) at decision time t holds the steps t - K + 1 .. t - K + T.  Before the start the first step
+is repeated; past the end the last one is, with ``mask`` False.  Every decision of every episode is equally likely.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from daag_jax.types import Batch, Episode, Key, Window
+
+
+def episode_data(episodes: Episode, window: Window, discount: float = 1.0) -> dict[str, Any]:
+    """What :func:`draw_windows` needs of episodes [B, ...], as arrays to be put on the device once.
+
+    Raises:
+        ValueError: no episode has a step, or the window asks for a field that episodes do not hold.
+    """
+    length = np.asarray(episodes.length)
+    if length.sum() == 0:
+        raise ValueError(f"none of the {length.size} episodes has a step; collect again.")
+    place = np.concatenate([np.full(n, i) for i, n in enumerate(length)])
+    time = np.concatenate([np.arange(n) for n in length])
+    data = {
+        "place": place.astype(np.int32),
+        "time": time.astype(np.int32),
+        "length": length.astype(np.int32),
+        "observations": np.asarray(episodes.observations, np.float32),
+        "actions": np.asarray(episodes.actions, np.float32),
+        "rewards": np.asarray(episodes.rewards, np.float32),
+    }
+    known = {"image": episodes.images, "returns": None, "task": episodes.extras.get("task")}
+    for field in window.fields:
+        if field not in known or (field == "task" and known[field] is None):
+            raise ValueError(
+                f"the window asks for {field!r}, which these episodes do not hold; "
+                "use another algorithm, or a spec without it."
+            )
+        data[field] = returns(data["rewards"], discount) if field == "returns" else known[field]
+    return data
+
+
+def returns(rewards: np.ndarray, discount: float) -> np.ndarray:
+    """sum_n discount^n r[t + n], for every step."""
+    total, result = np.zeros(len(rewards), np.float32), np.zeros_like(rewards)
+    for t in reversed(range(rewards.shape[1])):
+        total = rewards[:, t] + discount * total
+        result[:, t] = total
+    return result
+
+
+def draw_windows(data: dict[str, Any], window: Window, batch: int, key: Key) -> Batch:
+    """A batch of windows; pure, for ``jit``."""
+    row = jax.random.randint(key, (batch,), 0, data["place"].shape[0])
+    episode, time = data["place"][row], data["time"][row]
+    step = time[:, None] - window.history + 1 + jnp.arange(window.horizon)[None]
+    last = data["length"][episode][:, None] - 1
+    mask, step = step <= last, jnp.clip(step, 0, last)
+    take = lambda values: values[episode[:, None], step]
+    extras = {name: take(data[name]) for name in ("image", "returns") if name in data}
+    if "task" in data:
+        extras["task"] = data["task"][episode]
+    return Batch(
+        take(data["observations"]), take(data["actions"]), take(data["rewards"]), mask, extras
+    )
