@@ -80,7 +80,8 @@ class Edit:
 
     FRAMES is an mp4 or a folder of png frames.  ``depth`` [m], ``normals`` (unit, camera frame) and ``segmentation``
     (0 background, 1.. objects) are .npy or .npz files beside it, arrays [T, H, W(, 3)]; what is not given is left out
-    of the control, and objects are found by the palette colour they show.  Works at 64 px, where the shipped weights live.
+    of the control, and objects are found by the palette colour they show.  Frames are scaled to 64 px squares, the
+    size of the shipped weights.
     """
 
     frames: Positional[Path]

@@ -1,7 +1,7 @@
 """Examples from stored episodes: windows around a decision, drawn on the device.
 
-An example of a window (K, T) at decision time t holds the steps t - K + 1 .. t - K + T.  Before the start the first step
-is repeated; past the end the last one is, with ``mask`` False.  Every decision of every episode is equally likely.
+An example of a window (K, T) at decision time t holds the steps t - K + 1 .. t - K + T.  Before the start the first
+step is repeated; past the end the last one is, with ``mask`` False.  Every decision of every episode is equally likely.
 """
 
 from __future__ import annotations

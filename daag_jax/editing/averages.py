@@ -48,7 +48,7 @@ def ratio_of(part: Array, whole: Array) -> Array:
 
 
 def summarise(
-    metrics: Mapping[str, Float[Array, N]], key: Key, draws: int = 1000
+    metrics: Mapping[str, Float[Array, " N"]], key: Key, draws: int = 1000
 ) -> dict[str, Summary]:
     """Means over N episodes with bootstrap intervals; episodes without the thing measured are counted apart."""
     if not metrics:
@@ -58,7 +58,7 @@ def summarise(
     return {name: _summary(np.asarray(values), picks) for name, values in metrics.items()}
 
 
-def _summary(values: Float[np.ndarray, N], picks: np.ndarray) -> Summary:
+def _summary(values: Float[np.ndarray, " N"], picks: np.ndarray) -> Summary:
     is_known = ~np.isnan(values)
     measured = int(is_known.sum())
     if measured == 0:

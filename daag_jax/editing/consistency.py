@@ -67,7 +67,35 @@ def measure(
     video: UInt8[Array, "T H W 3"], truth: Truth, config: ConsistencyConfig = ConsistencyConfig()
 ) -> dict[str, Float[Array, ""]]:
     """All metrics of one video of a clip."""
-    names, oracle_names = read_names(video, truth), read_names(truth.oracle, truth)
+    both = jnp.stack([video, truth.oracle])
+    names = jax.vmap(lambda frames: read_names(frames, truth))(both)
+    return _measure(video, truth, config, *_split(names))
+
+
+def compare(
+    edit: UInt8[Array, "T H W 3"], truth: Truth, config: ConsistencyConfig = ConsistencyConfig()
+) -> dict[str, Float[Array, ""]]:
+    """``measure`` of an edit with ``excess/...`` (edit minus oracle) and ``ratio/...`` (edit over oracle)."""
+    both = jnp.stack([edit, truth.oracle])
+    names = jax.vmap(lambda frames: read_names(frames, truth))(both)
+    _, oracle_names = _split(names)
+    rows = jax.vmap(lambda video, own: _measure(video, truth, config, own, oracle_names))(
+        both, names
+    )
+    ours, oracle = _split(rows)
+    excess = {f"excess/{name}": ours[name] - oracle[name] for name in EXCESS}
+    ratios = {f"ratio/{name}": ratio_of(ours[name], oracle[name]) for name in RATIOS}
+    return ours | excess | ratios
+
+
+def _split(pair):
+    """The two halves of a tree whose leaves have a leading axis of 2."""
+    return tuple(jax.tree.map(lambda x, i=i: x[i], pair) for i in (0, 1))
+
+
+def _measure(
+    video: Array, truth: Truth, config: ConsistencyConfig, names: Names, oracle_names: Names
+) -> dict[str, Array]:
     found = violations(video, truth, names, oracle_names, config.violations)
     groups = {
         "temporal": temporal_metrics(video, truth, names, config),
@@ -76,17 +104,6 @@ def measure(
         "violations": violation_rates(found),
     }
     return {f"{group}/{name}": x for group, rows in groups.items() for name, x in rows.items()}
-
-
-def compare(
-    edit: UInt8[Array, "T H W 3"], truth: Truth, config: ConsistencyConfig = ConsistencyConfig()
-) -> dict[str, Float[Array, ""]]:
-    """``measure`` of an edit with ``excess/...`` (edit minus oracle) and ``ratio/...`` (edit over oracle)."""
-    both = jax.vmap(lambda video: measure(video, truth, config))(jnp.stack([edit, truth.oracle]))
-    ours, oracle = ({name: x[i] for name, x in both.items()} for i in (0, 1))
-    excess = {f"excess/{name}": ours[name] - oracle[name] for name in EXCESS}
-    ratios = {f"ratio/{name}": ratio_of(ours[name], oracle[name]) for name in RATIOS}
-    return ours | excess | ratios
 
 
 def temporal_metrics(
@@ -130,15 +147,16 @@ def geometry_metrics(
     place, masks = areas(truth, config.radius), object_masks(truth)
     masks = masks & (truth.colors != truth.targets)[:, None, None, None]
     found = names.silhouettes
-    edges, reference = geometry.edges_of(video), geometry.edges_of(truth.oracle)
+    both = jnp.stack([video, truth.oracle])
+    edges, reference = jax.vmap(geometry.edges_of)(both)
     real = geometry.geometric_edges(truth.depth, truth.segmentation)
+    inside = dilate(masks, -config.radius)
     known = geometry.lambert_basis(truth.normals, truth.to_light)
     harmonic = geometry.harmonic_basis(truth.normals)
     fit = lambda frames, basis: jax.vmap(
-        lambda mask: geometry.shading_fit(unit_range(frames), basis, dilate(mask, -config.radius))
-    )(masks)
-    quality, beta = fit(video, harmonic)
-    _, oracle_beta = fit(truth.oracle, harmonic)
+        lambda mask: geometry.shading_fit(unit_range(frames), basis, mask)
+    )(inside)
+    (quality, _), (beta, oracle_beta) = jax.vmap(fit, (0, None))(both, harmonic)
     angle = jax.vmap(geometry.light_angle)(beta, oracle_beta)
     return {
         "iou": known_mean(geometry.iou(found, masks)),

@@ -116,7 +116,7 @@ def shading_fit(
     basis: Float[Array, "T H W K"],
     mask: Bool[Array, "T H W"],
     ridge: float = 1e-4,
-) -> tuple[Float[Array, T], Float[Array, "T K"]]:
+) -> tuple[Float[Array, " T"], Float[Array, "T K"]]:
     """R^2 of the light of one object in each frame, and the coefficients; NaN where it is empty or evenly lit."""
     light = luminance(jnp.clip(video, 0.0, 1.0) ** GAMMA)
     total = jnp.maximum(count(mask), 1.0)
@@ -132,7 +132,7 @@ def shading_fit(
     return quality, beta
 
 
-def light_angle(beta: Float[Array, "T 4"], reference: Float[Array, "T 4"]) -> Float[Array, T]:
+def light_angle(beta: Float[Array, "T 4"], reference: Float[Array, "T 4"]) -> Float[Array, " T"]:
     """Angle [deg] between the directions of light that two harmonic fits imply; NaN where there is none."""
     a, b = beta[:, 1:], reference[:, 1:]
     lengths = jnp.sqrt(jnp.sum(a**2, -1) * jnp.sum(b**2, -1))

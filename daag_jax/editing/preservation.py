@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from daag_jax.editing.averages import known_mean, masked_mean
@@ -42,27 +43,30 @@ def changed(
     return known_mean(masked_mean(is_changed, mask))
 
 
-def blur(video: Float[Array, "T H W C"], sigma: float = 1.5, radius: int = 3) -> Array:
-    """A Gaussian blur with repeated borders."""
-    offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
-    kernel = jnp.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    for axis in (1, 2):
-        size = video.shape[axis]
-        padding = [(radius, radius) if a == axis else (0, 0) for a in range(4)]
-        padded = jnp.pad(video, padding, mode="edge")
-        take = lambda i, p=padded, n=size, a=axis: jax.lax.slice_in_dim(p, i, i + n, axis=a)
-        video = sum(kernel[i] * take(i) for i in range(2 * radius + 1))
-    return video
+def blur_matrix(size: int, sigma: float = 1.5, radius: int = 3) -> Float[np.ndarray, "N N"]:
+    """A Gaussian blur of a line whose ends are repeated, as a matrix."""
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    matrix = np.zeros((size, size), np.float32)
+    for offset, weight in zip(offsets, kernel / kernel.sum(), strict=True):
+        rows = np.arange(size)
+        np.add.at(matrix, (rows, np.clip(rows + offset, 0, size - 1)), weight)
+    return matrix
+
+
+def blur(video: Float[Array, "T H W C"]) -> Float[Array, "T H W C"]:
+    """A Gaussian blur of frames (7 x 7 window) as two products of matrices: quick to compile at these sizes."""
+    down, across = (jnp.asarray(blur_matrix(size)) for size in video.shape[1:3])
+    return jnp.einsum("ih,jw,thwc->tijc", down, across, video, precision="highest")
 
 
 def ssim_maps(video: Array, other: Array) -> tuple[Float[Array, "T H W"], Float[Array, "T H W"]]:
     """Maps of SSIM and of its contrast-structure part, means of channels (Wang et al. 2004; 7 x 7 window)."""
     c1, c2 = 0.01**2, 0.03**2
-    a, b = blur(video), blur(other)
-    var_a, var_b = blur(video**2) - a**2, blur(other**2) - b**2
-    covariance = blur(video * other) - a * b
-    structure = (2 * covariance + c2) / (jnp.maximum(var_a + var_b, 0.0) + c2)
+    moments = jnp.concatenate([video, other, video**2, other**2, video * other], axis=-1)
+    a, b, aa, bb, ab = jnp.split(blur(moments), 5, axis=-1)
+    variances = jnp.maximum(aa - a**2, 0.0) + jnp.maximum(bb - b**2, 0.0)
+    structure = (2 * (ab - a * b) + c2) / (variances + c2)
     return (structure * (2 * a * b + c1) / (a**2 + b**2 + c1)).mean(-1), structure.mean(-1)
 
 
@@ -132,12 +136,14 @@ def under_edit(
 
 
 def random_features(
-    video: Float[Array, "T H W 3"], width: int = 32, layers: int = 3
+    video: Float[Array, "B H W 3"], width: int = 32, layers: int = 3
 ) -> list[Array]:
     """Activations of a fixed random convolutional network (seed 0), unit length at each pixel."""
+    random = np.random.default_rng(0)  # drawn when the graph is built: constants of it
     x, out = 2 * video - 1, []
-    for key in jax.random.split(jax.random.key(0), layers):
-        kernel = jax.random.normal(key, (3, 3, x.shape[-1], width)) / jnp.sqrt(9.0 * x.shape[-1])
+    for _ in range(layers):
+        kernel = random.normal(size=(3, 3, x.shape[-1], width)) / np.sqrt(9 * x.shape[-1])
+        kernel = jnp.asarray(kernel, jnp.float32)
         dimensions = ("NHWC", "HWIO", "NHWC")
         x = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=dimensions)
         x = jax.nn.relu(x)
@@ -147,8 +153,9 @@ def random_features(
 
 def random_feature_distance(video: Array, other: Array) -> Float[Array, ""]:
     """Mean squared distance of random features (rLPIPS: no trained network, no claim about people's eyes)."""
-    pairs = zip(random_features(video), random_features(other), strict=True)
-    return sum(jnp.mean(jnp.sum((a - b) ** 2, axis=-1)) for a, b in pairs) / 3
+    both = random_features(jnp.concatenate([video, other]))
+    pairs = [jnp.split(features, 2) for features in both]
+    return sum(jnp.mean(jnp.sum((a - b) ** 2, axis=-1)) for a, b in pairs) / len(pairs)
 
 
 def frame_consistency(features: Float[Array, "T D"]) -> Float[Array, ""]:

@@ -54,7 +54,7 @@ def area_of(ids: Int[Array, "H W"], mask: Bool[Array, "H W"]) -> Int[Array, "H W
 def silhouettes(
     names: Int[Array, "H W"],
     segmentation: Int[Array, "H W"],
-    targets: Int[Array, J],
+    targets: Int[Array, " J"],
     reach: int = 2,
 ) -> Bool[Array, "J H W"]:
     """Where each object appears in one frame of palette names.
@@ -66,33 +66,31 @@ def silhouettes(
     num = targets.shape[0]
     is_object = (segmentation >= 1) & (segmentation <= num)
     outside = pieces(jnp.where(is_object, -1, names))
-    found = []
-    for j in range(num):
-        mask, is_color = segmentation == j + 1, names == targets[j]
-        near = area_of(outside, dilate(mask, reach)) > 0
-        found.append(is_color & (mask | (near & ~is_object)) & (targets[j] >= 0))
-    return jnp.stack(found)
+    masks = segmentation[None] == jnp.arange(1, num + 1)[:, None, None]
+    near = jax.vmap(lambda mask: area_of(outside, mask))(dilate(masks, reach)) > 0
+    is_color = (names[None] == targets[:, None, None]) & (targets >= 0)[:, None, None]
+    return is_color & (masks | (near & ~is_object[None]))
 
 
 def ghosts(
     names: Int[Array, "H W"],
     oracle_names: Int[Array, "H W"],
     segmentation: Int[Array, "H W"],
-    targets: Int[Array, J],
-    is_edited: Bool[Array, J],
+    targets: Int[Array, " J"],
+    is_edited: Bool[Array, " J"],
     radius: int = 1,
 ) -> Int[Array, ""]:
     """Pixels of the largest piece of an edited object's colour off its mask, where the oracle shows none."""
-    largest = jnp.zeros((), jnp.int32)
-    for j in range(targets.shape[0]):
-        off = (names == targets[j]) & (oracle_names != targets[j])
-        off = off & ~dilate(segmentation == j + 1, radius) & is_edited[j] & (targets[j] >= 0)
-        ids = pieces(jnp.where(off, 0, -1))
-        largest = jnp.maximum(largest, area_of(ids, off).max())
-    return largest
+    num = targets.shape[0]
+    masks = segmentation[None] == jnp.arange(1, num + 1)[:, None, None]
+    wanted = targets[:, None, None]
+    off = (names[None] == wanted) & (oracle_names[None] != wanted) & ~dilate(masks, radius)
+    off = off & (is_edited & (targets >= 0))[:, None, None]
+    area = lambda mask: area_of(pieces(jnp.where(mask, 0, -1)), mask).max()
+    return jax.vmap(area)(off).max()
 
 
-def census(names: Int[Array, "H W"], num_names: int, min_area: int) -> Int[Array, P]:
+def census(names: Int[Array, "H W"], num_names: int, min_area: int) -> Int[Array, " P"]:
     """Number of pieces of each palette colour that have at least ``min_area`` pixels."""
     ids = pieces(names)
     own = jnp.arange(names.size, dtype=jnp.int32).reshape(names.shape)

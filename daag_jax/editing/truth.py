@@ -37,8 +37,8 @@ class Truth(NamedTuple):
     points: Float[Array, "T H W 3"]  # [m], of the surfaces in the world
     local: Float[Array, "T H W 3"]  # [m], the same in the frame of the pixel's object; 0 elsewhere
     to_light: Float[Array, 3]  # unit, camera's frame
-    colors: Int[Array, J]  # palette index of each object in the source
-    targets: Int[Array, J]  # and after the edit
+    colors: Int[Array, " J"]  # palette index of each object in the source
+    targets: Int[Array, " J"]  # and after the edit
 
 
 class Areas(NamedTuple):
@@ -87,8 +87,8 @@ def truth_of(
     camera: Camera,
     light: Light,
     size: int,
-    colors: Int[Array, J],
-    targets: Int[Array, J],
+    colors: Int[Array, " J"],
+    targets: Int[Array, " J"],
 ) -> Truth:
     """The truth of T scenes (leading axis) whose objects 1 .. J are convex, one geom each, and change colour.
 
@@ -106,8 +106,9 @@ def truth_of(
     def draw(scene: Scene, names: Array):
         return render(kinds, painted(scene, names), camera, light, size, size)
 
-    frames = jax.vmap(draw, (0, None))(scenes, colors)
-    oracle = jax.vmap(draw, (0, None))(scenes, targets).rgb
+    paints = jnp.stack([colors, targets])  # two paints of one geometry
+    both = jax.vmap(jax.vmap(draw, (0, None)), (None, 0))(scenes, paints)
+    frames, oracle = jax.tree.map(lambda x: x[0], both), both.rgb[1]
     now, after = (jax.tree.map(lambda x, s=s: x[s], scenes) for s in (slice(-1), slice(1, None)))
     geometry = (camera, camera, size, size)
     moved = jax.vmap(lambda a, b: flow(kinds, a, b, *geometry))(now, after)

@@ -32,13 +32,13 @@ class Truths(NamedTuple):
 class Verdicts(NamedTuple):
     """One row per stored edit; the three faults exclude each other."""
 
-    is_valid: Bool[Array, N]
-    detector: Bool[Array, N]
-    orchestrator: Bool[Array, N]
-    diffusion: Bool[Array, N]
+    is_valid: Bool[Array, " N"]
+    detector: Bool[Array, " N"]
+    orchestrator: Bool[Array, " N"]
+    diffusion: Bool[Array, " N"]
 
 
-def judge_labels(truths: Truths, achieved: Int[Array, N], desired: Int[Array, N]) -> Verdicts:
+def judge_labels(truths: Truths, achieved: Int[Array, " N"], desired: Int[Array, " N"]) -> Verdicts:
     """Judges stored edits, whose captions are columns of the tables.
 
     A swap that makes g* true although g was not is valid by luck: what the policy learns from it is right.
@@ -50,7 +50,7 @@ def judge_labels(truths: Truths, achieved: Int[Array, N], desired: Int[Array, N]
 
 
 def validity_rates(
-    verdicts: Verdicts, stored: Bool[Array, N] | None = None
+    verdicts: Verdicts, stored: Bool[Array, " N"] | None = None
 ) -> dict[str, Float[Array, ""]]:
     """LV and the shares of the faults over stored edits; NaN where none was stored."""
     stored = jnp.ones_like(verdicts.is_valid) if stored is None else stored

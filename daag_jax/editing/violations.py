@@ -119,11 +119,13 @@ def violations(
     ghost = jax.vmap(
         lambda n, o, s: ghosts(n, o, s, truth.targets, edit, config.radius) >= config.min_area
     )(names.pixels, oracle_names.pixels, truth.segmentation)
-    number = jax.vmap(lambda n: census(n, len(PALETTE_NAMES), config.min_area))
-    miscounted = jnp.any(number(names.pixels) != number(oracle_names.pixels), axis=-1)
+    number = jax.vmap(jax.vmap(lambda n: census(n, len(PALETTE_NAMES), config.min_area)))
+    ours, theirs = number(jnp.stack([names.pixels, oracle_names.pixels]))
+    miscounted = jnp.any(ours != theirs, axis=-1)
     occlusion, has_occluder = occlusion_order(video, truth, judged, config)
-    relation, has_pair = relation_change(truth, names, oracle_names, has_area, config)
-    teleport, has_step = teleports(truth, names, oracle_names, judged, config)
+    shown = jnp.stack([names.silhouettes, oracle_names.silhouettes])
+    relation, has_pair = relation_change(truth, shown, has_area, config)
+    teleport, has_step = teleports(truth, shown, judged, config)
     deep, has_depth = depth_excess(truth, depth_estimates, config)
     robot = areas(truth).robot
     damage = difference(unit_range(video), unit_range(truth.source)) > LEAK
@@ -149,7 +151,7 @@ def occlusion_order(
     truth: Truth,
     judged: Bool[Array, "T J"],
     config: ViolationConfig,
-) -> tuple[Bool[Array, T], Bool[Array, T]]:
+) -> tuple[Bool[Array, " T"], Bool[Array, " T"]]:
     """V4: paint over something that is nearer than the object beside it."""
     edited = areas(truth).edited
     change = difference(unit_range(video), unit_range(truth.source)) > config.occlusion_change
@@ -181,41 +183,31 @@ def shown_relations(
 
 def relation_change(
     truth: Truth,
-    names: Names,
-    oracle_names: Names,
+    shown: Bool[Array, "2 J T H W"],
     has_area: Bool[Array, "J T"],
     config: ViolationConfig,
-) -> tuple[Bool[Array, T], Bool[Array, T]]:
-    """V7: a pair that touches an edited object is related otherwise than in the oracle."""
-    ours = shown_relations(truth, names.silhouettes, config)
-    theirs = shown_relations(truth, oracle_names.silhouettes, config)
-    seen = has_area & (count(names.silhouettes) > 0) & (count(oracle_names.silhouettes) > 0)
+) -> tuple[Bool[Array, " T"], Bool[Array, " T"]]:
+    """V7: a pair that touches an edited object is related otherwise than in the oracle (``shown[1]``)."""
+    ours, theirs = jax.vmap(lambda found: shown_relations(truth, found, config))(shown)
+    seen = (has_area & (count(shown) > 0).all(axis=0)).T
     edit = truth.colors != truth.targets
-    pairs = seen.T[:, :, None] & seen.T[:, None, :] & (edit[:, None] | edit[None, :])[None]
+    pairs = seen[:, :, None] & seen[:, None, :] & (edit[:, None] | edit[None, :])[None]
     pairs = pairs & ~jnp.eye(edit.shape[0], dtype=bool)[None]
     return ((ours != theirs) & pairs).any(axis=(1, 2)), pairs.any(axis=(1, 2))
 
 
 def teleports(
     truth: Truth,
-    names: Names,
-    oracle_names: Names,
+    shown: Bool[Array, "2 J T H W"],
     judged: Bool[Array, "T J"],
     config: ViolationConfig,
-) -> tuple[Bool[Array, T], Bool[Array, T]]:
+) -> tuple[Bool[Array, " T"], Bool[Array, " T"]]:
     """V8: a silhouette's centroid leaves the path that the true flow gives it; charged to the later frame."""
-    masks = object_masks(truth)
-    mean_flow = jax.vmap(
-        lambda mask: masked_mean(
-            truth.flow, jnp.broadcast_to(mask[:-1, ..., None], truth.flow.shape), axes=(1, 2)
-        )
-    )(masks)
-
-    def jump(found: Array) -> Array:
-        step = jnp.diff(centroids(found), axis=1) - mean_flow
-        return jnp.sqrt(jnp.sum(step**2, axis=-1)).T
-
-    ours, theirs = jump(names.silhouettes), jump(oracle_names.silhouettes)
+    mean = lambda mask: masked_mean(
+        truth.flow, jnp.broadcast_to(mask[:-1, ..., None], truth.flow.shape), axes=(1, 2)
+    )
+    step = jnp.diff(centroids(shown), axis=2) - jax.vmap(mean)(object_masks(truth))[None]
+    ours, theirs = jnp.swapaxes(jnp.sqrt(jnp.sum(step**2, axis=-1)), 1, 2)
     known = judged[1:] & judged[:-1] & ~jnp.isnan(ours) & (theirs <= config.teleport)
     flags = ((ours > config.teleport) & known).any(axis=1)
     first = jnp.zeros(1, bool)
@@ -224,7 +216,7 @@ def teleports(
 
 def depth_excess(
     truth: Truth, estimates: tuple[Array, Array] | None, config: ViolationConfig
-) -> tuple[Bool[Array, T], Bool[Array, T]]:
+) -> tuple[Bool[Array, " T"], Bool[Array, " T"]]:
     """V9: a probe sees another depth than in the oracle."""
     edited = areas(truth).edited
     if estimates is None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -55,7 +56,7 @@ def look_at(
 def camera_of(
     model: mujoco.MjModel,
     name: str,
-    cam_xpos: Float[Array, "N 3"],
+    cam_xpos: Float[Array | np.ndarray, "N 3"],
     cam_xmat: Float[Array, N * M],
 ) -> Camera:
     """The named camera of a model at the poses of its data (mjx or C, arrays of either).
@@ -68,7 +69,8 @@ def camera_of(
         raise ValueError(f"camera {name!r} is not in the model; try one of {names}.")
     index = names.index(name)
     fovy = jnp.deg2rad(jnp.float32(model.cam_fovy[index]))
-    return Camera(jnp.asarray(cam_xpos)[index], jnp.asarray(cam_xmat)[index].reshape(3, 3), fovy)
+    rotation = jnp.asarray(cam_xmat, jnp.float32)[index].reshape(3, 3)
+    return Camera(jnp.asarray(cam_xpos, jnp.float32)[index], rotation, fovy)
 
 
 def stack(cameras: Sequence[Camera]) -> Camera:

@@ -65,8 +65,8 @@ def kinds_of(model: mujoco.MjModel) -> tuple[str, ...]:
 
 def scene_of(
     model: mujoco.MjModel,
-    geom_xpos: Float[Array, "N 3"] | Float[np.ndarray, "N 3"],
-    geom_xmat: Float[Array, "N *M"] | Float[np.ndarray, "N *M"],
+    geom_xpos: Float[Array | np.ndarray, "N 3"],
+    geom_xmat: Float[Array | np.ndarray, "N *M"],
     instances: Mapping[str, int] | None = None,
 ) -> Scene:
     """The visible geoms of a model at the poses ``geom_xpos, geom_xmat`` of its mjx or C data.

@@ -83,7 +83,9 @@ def _nearest(
 
 def _settled(geom: Int[Array, "H W"]) -> Int[Array, "H W"]:
     """The same array behind a reduction, so that its many users share it instead of repeating it."""
-    return jnp.max(jnp.stack([geom, jnp.full_like(geom, -1)]), axis=0)
+    # jnp.max would start from the least integer, and XLA's loop for that does not vectorise.
+    rows = jnp.stack([geom, jnp.full_like(geom, -1)])
+    return jax.lax.reduce(rows, jnp.int32(-1), jax.lax.max, (0,))
 
 
 def _normal(

@@ -24,7 +24,7 @@ WORLD = """
   </visual>
   <statistic extent="1"/>
   <worldbody>
-    <camera name="eye" pos="0.55 -0.45 0.5" xyaxes="0.633 0.774 0 -0.44 0.36 0.823" fovy="40"/>
+    <camera name="eye" pos="0.55 -0.45 0.5" xyaxes="0.633 0.774 0 -0.44 0.36 0.823" fovy="30"/>
     <geom name="floor" type="plane" size="0 0 1" rgba="0.7 0.7 0.66 1"/>
     <geom name="shelf" type="plane" size="0.06 0.04 1" pos="-0.1 0.12 0.06" euler="15 10 5"/>
     <body pos="-0.06 -0.05 0.05" euler="{a} {b} {c}">
@@ -65,6 +65,10 @@ def scene_and_camera(model, data):
     return scene, renderer.camera_of(model, "eye", data.cam_xpos, data.cam_xmat)
 
 
+def visible_geoms(model):
+    return np.flatnonzero(model.geom_rgba[:, 3] > 0)
+
+
 def pixel_rays(fovy, size=SIZE):
     """Eq. 1 of cameras in float64: directions [N, 3] in the camera's frame."""
     slope = np.tan(fovy / 2) / size
@@ -97,7 +101,7 @@ def camera_reference(model, data):
     return geoms, distances / lengths, normals @ turn
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[0, 1])
 def world(request):
     """A world, what MuJoCo's rays see of it, and what the renderer sees of it."""
     _, model, data = load(request.param)
@@ -141,7 +145,7 @@ def test_shadows_agree_with_the_rays_of_mujoco(world):
     is_clear = np.abs(lambert) > 0.02
     is_dark = (blockers >= 0) | (lambert < 0)
     ours = frame.rgb.reshape(-1, 3).max(axis=1) == 0
-    assert is_dark[is_clear].mean() > 0.1
+    assert is_dark[is_clear].mean() > 0.05
     assert (ours == is_dark)[is_clear].mean() >= 0.999
 
 
@@ -175,7 +179,7 @@ def test_depth_and_geoms_agree_with_the_rasteriser_of_mujoco(tmp_path, monkeypat
         pytest.skip("neither OSMesa nor EGL can open a GL context on this machine")
     seen = np.load(target)
     scene, camera = scene_and_camera(model, data)
-    scene = scene._replace(instances=jnp.arange(len(scene.sizes)))
+    scene = scene._replace(instances=jnp.asarray(visible_geoms(model), jnp.int32))
     kinds = renderer.kinds_of(model)
     draw = jax.jit(lambda s: renderer.render(kinds, s, camera, renderer.sun(), 64, 64))
     frame = jax.tree.map(np.asarray, draw(scene))
@@ -209,7 +213,7 @@ def motion():
     scene, camera = scene_and_camera(model, data)
     scene = scene._replace(instances=jnp.arange(len(kinds)))  # to name geoms by pixel
     later = moved(scene, jax.random.key(5))
-    camera_later = renderer.look_at((0.57, -0.40, 0.52), (0.0, 0.02, 0.03), np.deg2rad(41.0))
+    camera_later = renderer.look_at((0.57, -0.40, 0.52), (0.0, 0.02, 0.03), np.deg2rad(31.0))
     pair = (scene, later, camera, camera_later)
 
     @jax.jit
@@ -261,19 +265,20 @@ def test_backward_flow_undoes_forward_flow_where_visible(motion):
 
 
 def test_visible_points_are_those_that_nothing_hides(motion):
-    kinds, pair, (frame, _, _, _, visible) = motion
-    _, depth, world = carried(*pair, frame)
+    _, pair, (frame, _, _, _, visible) = motion
+    target, _, world = carried(*pair, frame)
     later, camera = jax.tree.map(lambda x: np.asarray(x, np.float64), (pair[1], pair[3]))
     _, model, data = load(3)
-    data.geom_xpos[: len(kinds)] = later.positions
-    data.geom_xmat[: len(kinds)] = later.rotations.reshape(-1, 9)
+    data.geom_xpos[visible_geoms(model)] = later.positions
+    data.geom_xmat[visible_geoms(model)] = later.rotations.reshape(-1, 9)
     way = world - camera.position
     origins = np.broadcast_to(camera.position, way.shape).copy()
     _, reach, _ = reference_rays(model, data, origins, way)
     is_hidden = (reach < 1 - 0.02).reshape(SIZE, SIZE)  # 0.01 Z + 2 mm, and half a pixel
     assert not (visible & is_hidden).any()
-    # What nothing hides is invisible only beside an edge of its instance or of the image.
-    is_free = (np.abs(reach - 1) < 1e-3).reshape(SIZE, SIZE)
+    # What nothing hides and the image shows is invisible only beside an edge of its instance.
+    is_shown = ((target >= 0) & (target <= SIZE - 1)).all(-1)
+    is_free = is_shown & (np.abs(reach - 1) < 1e-3).reshape(SIZE, SIZE)
     assert (visible & is_free).sum() > 0.85 * is_free.sum()
     assert is_hidden.any()
 
@@ -282,9 +287,9 @@ def test_nothing_moves_and_all_is_visible_in_a_still_world():
     _, model, data = load(0)
     kinds = renderer.kinds_of(model)
     scene, camera = scene_and_camera(model, data)
-    still = (kinds, scene, scene, camera, camera, SIZE, SIZE)
-    assert np.abs(renderer.flow(*still)).max() < 1e-3
-    assert renderer.visibility(*still).all()
+    still = lambda f: jax.jit(lambda s, c: f(kinds, s, s, c, c, SIZE, SIZE))(scene, camera)
+    assert np.abs(still(renderer.flow)).max() < 1e-3
+    assert still(renderer.visibility).all()
 
 
 def test_recolouring_changes_only_the_pixels_of_the_instance():
@@ -310,7 +315,7 @@ def test_shading_is_affine_in_the_cosine_after_the_power_of_gamma():
     scene, camera = scene_and_camera(model, data)
     scene = scene._replace(colors=jnp.ones_like(scene.colors))
     light = renderer.sun(ambient=0.3, diffuse=0.6)
-    frame = renderer.render(kinds, scene, camera, light, SIZE, SIZE)
+    frame = jax.jit(lambda s: renderer.render(kinds, s, camera, light, SIZE, SIZE))(scene)
     cosine = -np.asarray(frame.normals) @ np.asarray(camera.rotation).T @ light.direction
     linear = (np.asarray(frame.rgb[..., 0]) / 255.0) ** renderer.GAMMA
     lit = 0.3 + 0.6 * np.maximum(cosine, 0)
@@ -327,7 +332,8 @@ def test_the_sky_has_far_depth_and_no_instance():
         jnp.ones(1, int),
     )
     camera = renderer.look_at((0.0, -1.0, 0.0), (0.0, 0.0, 0.0), 1.0)
-    frame = renderer.render(("sphere",), scene, camera, renderer.sun(), 9, 15, far=3.0)
+    draw = lambda s: renderer.render(("sphere",), s, camera, renderer.sun(), 9, 15, far=3.0)
+    frame = jax.jit(draw)(scene)
     assert frame.rgb.shape == (9, 15, 3)
     assert frame.depth[0, 0] == 3.0
     assert frame.segmentation[0, 0] == 0

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig
 from daag_jax.networks.clip.model import make_clip, make_text_encoder
@@ -74,7 +74,9 @@ def save(params: Params, path: str | Path, config: ClipConfig | ClipTextConfig) 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, unfinished, metadata={"format": "pt"})
+    unfinished.write_bytes(
+        to_bytes(tensors, metadata={"format": "pt"})
+    )  # with the usual permissions
     unfinished.replace(path)
 
 

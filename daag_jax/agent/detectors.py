@@ -1,0 +1,167 @@
+"""Builds reward detectors: labelled frames of the tasks that are known, edited frames for those that are not.
+
+The annotator is the simulator (as in the predecessor), but only for *known* captions: those of a novel task are masked
+in every real frame.  An edit that exchanges colours carries truths along: if "red on blue" is true of a frame, then
+"green on red" is true of the frame in which red became green and blue became red.  So edited frames teach novel captions
+with zero real examples of them, positives and negatives alike (DAAG, reward detector).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from daag_jax.agent.augmenter import Augment, Job, wanted_colors
+from daag_jax.agent.hindsight import Request
+from daag_jax.agent.orchestrator import Orchestrator
+from daag_jax.agent.reward import (
+    Detector,
+    DetectorConfig,
+    Labelled,
+    calibrate,
+    detector_metrics,
+    finetune,
+    make_detector,
+)
+from daag_jax.envs.palette import PALETTE_NAMES
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking
+from daag_jax.envs.tasks.rgb_stacking_scenes import random_scene
+from daag_jax.types import Key, Params
+
+
+def still_frames(env: RgbStacking, key: Key, num: int, batch: int = 64) -> tuple[Labelled, np.ndarray]:
+    """Rendered random scenes in the world's own colours with the truth of all captions, and their states [N, Q]."""
+
+    @jax.jit
+    def some(key):
+        qpos, _ = jax.vmap(random_scene)(jax.random.split(key, batch))
+        colors = env.default_colors
+        images = jax.vmap(lambda q: env.render_qpos(q, colors).rgb)(qpos)
+        return images, jax.vmap(lambda q: env.labels_qpos(q, colors))(qpos), qpos
+
+    parts = [jax.device_get(some(jax.random.fold_in(key, i))) for i in range(-(-num // batch))]
+    images, truth, qpos = (np.concatenate(x)[:num] for x in zip(*parts, strict=True))
+    return Labelled(images, truth, np.ones_like(truth)), qpos
+
+
+def known_columns(env: RgbStacking, novel: Sequence[str]) -> Bool[np.ndarray, "M"]:
+    """Captions about the world's own colours, but for the novel ones."""
+    mine = [PALETTE_NAMES[c] for c in np.asarray(env.default_colors)]
+    others = [c for c in PALETTE_NAMES if c not in mine]
+    return np.array(
+        [g not in novel and not any(c in g.split() for c in others) for g in env.captions]
+    )
+
+
+def permuted_truth(
+    truth: Bool[np.ndarray, "M"], mapping: dict[str, str], captions: Sequence[str]
+) -> Bool[np.ndarray, "M"]:
+    """Truths of a frame after its colours were exchanged: each caption's truth moves to the caption it becomes."""
+    out = np.zeros_like(truth)
+    index = {caption: i for i, caption in enumerate(captions)}
+    for caption, i in index.items():
+        renamed = " ".join(mapping.get(word, word) for word in caption.split())
+        if renamed in index:
+            out[index[renamed]] = truth[i]
+    return out
+
+
+def choose_swaps(
+    truth: Bool[np.ndarray, "N M"],
+    known: Bool[np.ndarray, "M"],
+    captions: Sequence[str],
+    novel: Sequence[str],
+    orchestrator: Orchestrator,
+    seed: int,
+) -> list[Request]:
+    """For every frame, colours that turn a known caption, a true one where there is one, into a novel one."""
+    rng = np.random.default_rng(seed)
+    usable = {
+        (i, goal): orchestrator.can_swap(captions[i], goal)
+        for i in np.flatnonzero(known)
+        for goal in novel
+    }
+    requests = []
+    for frame in range(truth.shape[0]):
+        options = [k for k, v in usable.items() if v.possible and truth[frame, k[0]]]
+        options = options or [k for k, v in usable.items() if v.possible]
+        i, goal = options[rng.integers(len(options))]
+        requests.append(Request(frame, 0, captions[i], goal, usable[i, goal].swaps))
+    return requests
+
+
+def edited_frames(
+    env: RgbStacking,
+    labelled: Labelled,
+    qpos: Float[np.ndarray, "N Q"],
+    requests: Sequence[Request],
+    augment: Augment,
+    key: Key,
+    batch: int = 32,
+) -> Labelled:
+    """The frames of the requests in their new colours, with the truths and the knowledge that follow."""
+    colors = np.asarray(env.default_colors)
+    seen = np.tile(colors[None], (len(requests), 1))
+    wanted = np.stack([wanted_colors(row, r, "permute") for row, r in zip(seen, requests, strict=True)])
+    images, truth, known = [], [], []
+    for start in range(0, len(requests), batch):
+        part = np.arange(start, start + batch) % len(requests)
+        frames = [requests[i].episode for i in part]
+        job = Job(
+            jnp.asarray(labelled.images[frames][:, None]),
+            jnp.asarray(qpos[frames][:, None]),
+            jnp.asarray(seen[part]),
+            jnp.asarray(wanted[part]),
+        )
+        images.append(np.asarray(augment(job, jax.random.fold_in(key, start)))[:, 0])
+    for request, row in zip(requests, wanted, strict=True):
+        names = zip(colors, row, strict=True)
+        mapping = {PALETTE_NAMES[a]: PALETTE_NAMES[b] for a, b in names}
+        frame = request.episode
+        truth.append(permuted_truth(labelled.truth[frame], mapping, env.captions))
+        known.append(permuted_truth(labelled.known[frame], mapping, env.captions))
+    return Labelled(np.concatenate(images)[: len(requests)], np.stack(truth), np.stack(known))
+
+
+def train_detector(
+    clip_params: Params,
+    env: RgbStacking,
+    parts: Sequence[Labelled],
+    validation: Labelled,
+    known: Bool[np.ndarray, "M"],
+    scores,
+    config: DetectorConfig,
+    seed: int,
+) -> Detector:
+    """Finetunes CLIP on labelled frames and calibrates it on real validation frames of known captions."""
+    data = Labelled(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+    params = finetune(clip_params, env.captions, data, config, seed)
+    detector = make_detector(params, env.captions, config)
+    seen = score_all(scores, detector, validation.images)
+    own = calibrate(seen[:, known], validation.truth[:, known], config)
+    pooled = calibrate(seen[:, known].reshape(-1, 1), validation.truth[:, known].reshape(-1, 1), config)
+    thresholds = np.full(known.shape, pooled[0], np.float32)
+    thresholds[known] = own
+    return detector._replace(thresholds=jnp.asarray(thresholds))
+
+
+def score_all(scores, detector: Detector, images: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Scores of any number of frames, a fixed number at a time."""
+    out = []
+    for start in range(0, images.shape[0], batch):
+        part = images[np.minimum(np.arange(start, start + batch), images.shape[0] - 1)]
+        out.append(np.asarray(scores(detector, jnp.asarray(part))))
+    return np.concatenate(out)[: images.shape[0]]
+
+
+def novel_metrics(
+    scores, detector: Detector, test: Labelled, captions: Sequence[str], novel: Sequence[str]
+) -> dict[str, float]:
+    """How well a detector sees the novel captions on real frames."""
+    columns: Int[np.ndarray, K] = np.array([captions.index(g) for g in novel])
+    seen = score_all(scores, detector, test.images)[:, columns]
+    return detector_metrics(seen, test.truth[:, columns], np.asarray(detector.thresholds)[columns])

@@ -1,0 +1,196 @@
+"""The video editor with tiny random networks: what it may never touch, and that each of its parts does something."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from editing_clips import jit
+
+from daag_jax.editing.editor import (
+    ABLATIONS,
+    Clip,
+    EditorConfig,
+    EditorParams,
+    EditorSpec,
+    Prompts,
+    make_editor,
+)
+from daag_jax.editing.noise import carry, frame_noise
+from daag_jax.networks.stable_diffusion import weights
+from daag_jax.networks.stable_diffusion.config import (
+    CROSS_DOWN,
+    CROSS_UP,
+    ControlNetConfig,
+    UNetConfig,
+    VaeConfig,
+)
+
+TRUNK = {
+    "block_out_channels": (8,),
+    "down_block_types": (CROSS_DOWN,),
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 6,
+    "norm_num_groups": 4,
+}
+SPEC = EditorSpec(
+    VaeConfig(
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    ),
+    UNetConfig(up_block_types=(CROSS_UP,), **TRUNK),
+    ControlNetConfig(conditioning_channels=5, conditioning_embedding_out_channels=(4, 8), **TRUNK),
+)
+FRAMES, SIDE, ROBOT = 3, 16, 4
+
+
+@functools.cache
+def params() -> EditorParams:
+    """Random parameters with no layer left at zero."""
+    random = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        spread = 1.0 / np.sqrt(max(np.prod(leaf.shape[:-1]), 4))
+        values = jnp.asarray(random.normal(size=leaf.shape) * spread, "f4")
+        return values + 1.0 if path[-1].key == "scale" else values
+
+    shapes = EditorParams(
+        weights.vae_shapes(SPEC.vae),
+        weights.unet_shapes(SPEC.unet),
+        weights.controlnet_shapes(SPEC.controlnet),
+    )
+    return EditorParams(*(jax.tree_util.tree_map_with_path(fill, tree) for tree in shapes))
+
+
+@functools.cache
+def clip() -> Clip:
+    """An object that moves to the right below a robot, another one that rests."""
+    random = np.random.default_rng(1)
+    segmentation = np.zeros((1, FRAMES, SIDE, SIDE), np.int32)
+    for t in range(FRAMES):
+        segmentation[0, t, 6:10, 2 + 2 * t : 6 + 2 * t] = 1
+    segmentation[0, :, 11:14, 11:15] = 2
+    segmentation[0, :, :7, 6:8] = ROBOT
+    return Clip(
+        jnp.asarray(random.integers(0, 256, (1, FRAMES, SIDE, SIDE, 3)), jnp.uint8),
+        jnp.asarray(random.uniform(0.4, 1.0, (1, FRAMES, SIDE, SIDE)), jnp.float32),
+        jnp.zeros((1, FRAMES, SIDE, SIDE, 3)).at[..., 2].set(1.0),
+        jnp.asarray(segmentation),
+    )
+
+
+def prompts() -> Prompts:
+    """Other states of the text encoder for each region."""
+    draw = np.random.default_rng(2).normal(size=(5, 4, 6)).astype("f4")
+    return Prompts(jnp.asarray(draw[None, :4]), jnp.asarray(draw[4]))
+
+
+@functools.cache
+def editor(**changes):
+    """A jitted editor with two steps."""
+    return jit(make_editor(EditorConfig(**{"steps": 2, **changes}), SPEC))
+
+
+def edited(objects=(True, False, False), said=None, seed=0, **changes) -> np.ndarray:
+    """An edit of the clip."""
+    said = prompts() if said is None else said
+    key = jax.random.key(seed)
+    return np.asarray(editor(**changes)(params(), clip(), said, jnp.array([objects]), key))
+
+
+def test_an_edit_with_an_empty_mask_changes_nothing():
+    np.testing.assert_array_equal(edited((False,) * 3), clip().rgb)
+
+
+def test_only_the_pixels_of_edited_objects_change_and_the_robot_never_does():
+    change = (edited() != np.asarray(clip().rgb)).any(axis=-1)
+    mask = np.asarray(clip().segmentation == 1)
+    assert change[mask].mean() > 0.9
+    assert not change[~mask].any()
+
+
+def test_all_swaps_share_one_compilation():
+    first, second = edited((True, False, False)), edited((False, True, False))
+    assert (first != second).any()
+    assert editor()._cache_size() == 1
+
+
+def test_the_same_key_gives_the_same_edit_and_another_key_another():
+    assert (edited(seed=1) == edited(seed=1)).all()
+    assert (edited(seed=1) != edited(seed=2)).any()
+
+
+def test_the_prompt_of_an_object_reaches_it():
+    said = prompts()
+    other = said._replace(contexts=said.contexts.at[:, 1].multiply(-2.0))
+    assert (edited(said=other) != edited()).any()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"attention": "off"},
+        {"control": 0.0},
+        {"noise": "independent"},
+        {"guidance": 3.0},
+        {"strength": 0.5},
+    ],
+    ids=str,
+)
+def test_every_part_makes_a_measurable_difference(part):
+    mask = np.asarray(clip().segmentation == 1)
+    gap = np.abs(edited().astype(int) - edited(**part).astype(int))[mask]
+    assert gap.mean() > 0.1
+
+
+def test_chunks_behind_frame_zero_give_the_same_edit_as_all_frames_at_once():
+    gap = np.abs(edited().astype(int) - edited(chunk=2).astype(int))
+    assert gap.max() <= 1  # rounding to 8 bits
+
+
+def test_unmasked_editing_paints_everything():
+    assert (edited(is_masked=False) != np.asarray(clip().rgb)).mean() > 0.9
+
+
+@pytest.mark.parametrize("changes", ABLATIONS.values(), ids=ABLATIONS)
+def test_every_named_ablation_is_a_valid_configuration(changes):
+    assert dataclasses.replace(EditorConfig(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("attention", "last"), ("noise", "pink"), ("steps", 0), ("strength", 0.0)]
+)
+def test_a_wrong_configuration_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        EditorConfig(**{field: value})
+
+
+@pytest.mark.parametrize("kind", ["shared", "independent", "object"])
+def test_noise_of_every_kind_is_standard_normal(kind, key):
+    segmentation = jnp.zeros((64, 3, 8, 8), jnp.int32).at[:, :, 2:6, 2:6].set(1)
+    noise = frame_noise(kind, segmentation, (4, 4, 4), key, 3)
+    assert noise.shape == (192, 4, 4, 4)
+    assert abs(float(noise.mean())) < 0.05 and abs(float(noise.std()) - 1) < 0.05
+
+
+def test_shared_noise_is_one_map_and_independent_noise_is_not(key):
+    segmentation = jnp.zeros((1, 3, 8, 8), jnp.int32)
+    shared = frame_noise("shared", segmentation, (4, 4, 4), key, 3)
+    assert bool(jnp.all(shared == shared[:1]))
+    other = frame_noise("independent", segmentation, (4, 4, 4), jax.random.key(5), 3)
+    assert not bool(jnp.any(other[0] == other[1]))
+
+
+def test_object_noise_travels_with_the_object(key):
+    noise = jax.random.normal(key, (8, 8, 4))
+    segmentation = jnp.zeros((2, 16, 16), jnp.int32)
+    segmentation = segmentation.at[0, 4:8, 2:6].set(1).at[1, 4:8, 8:12].set(1)
+    first, second = carry(noise, segmentation, 2, 3)
+    np.testing.assert_array_equal(first, noise)
+    np.testing.assert_array_equal(second[2:4, 4:6], noise[2:4, 1:3])
+    np.testing.assert_array_equal(second[5:], noise[5:])
