@@ -162,6 +162,6 @@ def novel_metrics(
     scores, detector: Detector, test: Labelled, captions: Sequence[str], novel: Sequence[str]
 ) -> dict[str, float]:
     """How well a detector sees the novel captions on real frames."""
-    columns: Int[np.ndarray, K] = np.array([captions.index(g) for g in novel])
+    columns: Int[np.ndarray, "K"] = np.array([captions.index(g) for g in novel])
     seen = score_all(scores, detector, test.images)[:, columns]
     return detector_metrics(seen, test.truth[:, columns], np.asarray(detector.thresholds)[columns])

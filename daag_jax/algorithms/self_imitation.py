@@ -94,7 +94,7 @@ class PolicyNet(nn.Module):
         observations: Float[Array, "B K O"],
         images: UInt8[Array, "B K V H W C"] | None,
         task: Float[Array, "B D"] | None,
-    ) -> tuple[Float[Array, "B k R"], Float[Array, B]]:
+    ) -> tuple[Float[Array, "B k R"], Float[Array, "B"]]:
         c, batch = self.config, observations.shape[0]
         parts = [observations.reshape(batch, -1)]
         if images is not None:
@@ -168,7 +168,7 @@ def loss(
     config: SelfImitationConfig,
     head: ActionHead,
     raw: Float[Array, "B k R"],
-    value: Float[Array, B],
+    value: Float[Array, "B"],
     batch: Batch,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss of one batch and its metrics; steps past the end of an episode do not count."""

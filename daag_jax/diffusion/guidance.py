@@ -92,7 +92,7 @@ def compose(unconditional: Denoise, parts: Sequence[tuple[Denoise, float]]) -> D
     return guided
 
 
-def inpaint(denoise: Denoise, known: Float[Array, B * D], mask: Float[Array, B * D]) -> Denoise:
+def inpaint(denoise: Denoise, known: Float[Array, "B *D"], mask: Float[Array, "B *D"]) -> Denoise:
     """Sets the entries of the estimate where ``mask`` is 1 to their known clean values."""
     return lambda x, time: mask * known + (1.0 - mask) * denoise(x, time)
 

@@ -21,8 +21,8 @@ WEIGHTINGS = ("uniform", "target", "min_snr", "snr", "x0")
 
 
 def weight_of(
-    process: GaussianProcess, time: Float[Array, B], weighting: str, gamma: float = 5.0
-) -> Float[Array, B]:
+    process: GaussianProcess, time: Float[Array, "B"], weighting: str, gamma: float = 5.0
+) -> Float[Array, "B"]:
     """w(t) for the process' own target.
 
     uniform: 1 on the noise; x0: 1 on x0; snr: the signal-to-noise ratio on x0 (the same as uniform); min_snr:
@@ -54,13 +54,13 @@ def weight_of(
 def diffusion_loss(
     process: GaussianProcess,
     network: Callable[[Array, Array], Array],
-    x0: Float[Array, B * D],
-    time: Float[Array, B],
+    x0: Float[Array, "B *D"],
+    time: Float[Array, "B"],
     key: Key,
     weighting: str = "uniform",
     gamma: float = 5.0,
     mask: Array | None = None,
-) -> Float[Array, B]:
+) -> Float[Array, "B"]:
     """The loss of each example: mean over its entries, of squared errors weighted by w(t) and ``mask`` (any weights)."""
     noise = jax.random.normal(key, x0.shape, x0.dtype)
     xt = process.corrupt(x0, noise, time)

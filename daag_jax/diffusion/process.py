@@ -49,15 +49,15 @@ class GaussianProcess:
         return like(self.schedule.alpha(time), x), like(self.schedule.sigma(time), x)
 
     def corrupt(
-        self, x0: Float[Array, B * D], noise: Float[Array, B * D], time: Float[Array, B]
-    ) -> Float[Array, B * D]:
+        self, x0: Float[Array, "B *D"], noise: Float[Array, "B *D"], time: Float[Array, "B"]
+    ) -> Float[Array, "B *D"]:
         """Adds noise (Eq. 1)."""
         alpha, sigma = self.coefficients(time, x0)
         return alpha * x0 + sigma * noise
 
     def target(
-        self, x0: Float[Array, B * D], noise: Float[Array, B * D], time: Float[Array, B]
-    ) -> Float[Array, B * D]:
+        self, x0: Float[Array, "B *D"], noise: Float[Array, "B *D"], time: Float[Array, "B"]
+    ) -> Float[Array, "B *D"]:
         """What the network should predict of (x0, noise) at a time."""
         alpha, sigma = self.coefficients(time, x0)
         if self.parameterisation == "noise":
@@ -72,8 +72,8 @@ class GaussianProcess:
         return alpha_slope * x0 + sigma_slope * noise
 
     def to_x0(
-        self, prediction: Float[Array, B * D], xt: Float[Array, B * D], time: Float[Array, B]
-    ) -> Float[Array, B * D]:
+        self, prediction: Float[Array, "B *D"], xt: Float[Array, "B *D"], time: Float[Array, "B"]
+    ) -> Float[Array, "B *D"]:
         """The clean sample that a prediction means."""
         alpha, sigma = self.coefficients(time, xt)
         if self.parameterisation == "noise":
@@ -88,8 +88,8 @@ class GaussianProcess:
         return (sigma * prediction - sigma_slope * xt) / (alpha_slope * sigma - sigma_slope * alpha)
 
     def to_noise(
-        self, x0: Float[Array, B * D], xt: Float[Array, B * D], time: Float[Array, B]
-    ) -> Float[Array, B * D]:
+        self, x0: Float[Array, "B *D"], xt: Float[Array, "B *D"], time: Float[Array, "B"]
+    ) -> Float[Array, "B *D"]:
         """The noise that makes xt of x0."""
         alpha, sigma = self.coefficients(time, xt)
         return (xt - alpha * x0) / sigma

@@ -14,9 +14,9 @@ from daag_jax.diffusion.schedules import Schedule
 
 def replace_known(
     schedule: Schedule,
-    known: Float[Array, B * D],
-    mask: Float[Array, B * D],
-    noise: Float[Array, B * D],
+    known: Float[Array, "B *D"],
+    mask: Float[Array, "B *D"],
+    noise: Float[Array, "B *D"],
 ) -> Project:
     """Masked blending: outside the mask the state is the known sample at its noise level (Lugmayr et al. 2022, Eq. 8).
 

@@ -34,8 +34,8 @@ Project = Callable[[Array, Array, Array, Any], Array]
 class Carry(NamedTuple):
     """What one step hands to the next: x, and for multistep methods the last estimate of x0."""
 
-    x: Float[Array, B * D]
-    x0: Float[Array, B * D]
+    x: Float[Array, "B *D"]
+    x0: Float[Array, "B *D"]
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
@@ -60,7 +60,7 @@ def ddim_step(
 
 
 def dpm_step(
-    schedule: Schedule, carry: Carry, x0: Array, times: Float[Array, 3], is_first: Array
+    schedule: Schedule, carry: Carry, x0: Array, times: Float[Array, "3"], is_first: Array
 ) -> Array:
     """One step of DPM-Solver++(2M); ``times`` are the last, the present and the next time."""
     before, time, after = times
@@ -87,15 +87,15 @@ def slope(schedule: Schedule, x: Array, x0: Array, time: Array) -> Array:
 def sample(
     denoise: Denoise,
     schedule: Schedule,
-    x: Float[Array, B * D],
-    times: Float[Array, N1],
+    x: Float[Array, "B *D"],
+    times: Float[Array, "N1"],
     key: Key | None = None,
     method: str = "ddim",
     eta: float = 0.0,
     temperature: float = 1.0,
     project: Project | None = None,
     context: Any = None,
-) -> Float[Array, B * D]:
+) -> Float[Array, "B *D"]:
     """Walks x from times[0] to times[-1] and returns it there.
 
     Start from ``times[0] < 1`` with corrupted data to edit it (SDEdit) or to warm-start a plan.
@@ -151,10 +151,10 @@ def sample(
 
 def start(
     schedule: Schedule,
-    x0: Float[Array, B * D],
-    noise: Float[Array, B * D],
+    x0: Float[Array, "B *D"],
+    noise: Float[Array, "B *D"],
     time: float | Array = 1.0,
-) -> Float[Array, B * D]:
+) -> Float[Array, "B *D"]:
     """The state at ``time`` that begins an edit of x0 (SDEdit, Meng et al. 2021) with strength ``time``."""
     time = jnp.asarray(time, jnp.float32)
     return like(schedule.alpha(time), x0) * x0 + like(schedule.sigma(time), x0) * noise

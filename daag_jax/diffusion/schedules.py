@@ -44,7 +44,7 @@ def time_of(schedule: Schedule, step: Array) -> Array:
     return (jnp.asarray(step, jnp.float32) + 1.0) / schedule.num_steps
 
 
-def from_betas(betas: Float[np.ndarray, N]) -> Schedule:
+def from_betas(betas: Float[np.ndarray, "N"]) -> Schedule:
     """A discrete schedule: alpha^2 of step i is the product of 1 - beta up to it (Ho et al. 2020, Eq. 4)."""
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or betas.min() <= 0 or betas.max() >= 1:
@@ -125,14 +125,14 @@ def derivatives(schedule: Schedule, time: Array) -> tuple[Array, Array]:
     return slope(schedule.alpha), slope(schedule.sigma)
 
 
-def uniform_times(num: int, start: float = 1.0, end: float = 0.0) -> Float[Array, N1]:
+def uniform_times(num: int, start: float = 1.0, end: float = 0.0) -> Float[Array, "N1"]:
     """num + 1 times from ``start`` (noisy) down to ``end``."""
     if num < 1:
         raise ValueError(f"num={num} steps; a sampler needs at least 1.")
     return jnp.linspace(start, end, num + 1, dtype=jnp.float32)
 
 
-def leading_times(schedule: Schedule, num: int, steps_offset: int = 1) -> Float[Array, N1]:
+def leading_times(schedule: Schedule, num: int, steps_offset: int = 1) -> Float[Array, "N1"]:
     """The times of Stable Diffusion's DDIM: steps (N // num) k + offset, and step 0 at the end (set_alpha_to_one off)."""
     if not 1 <= num <= schedule.num_steps:
         raise ValueError(

@@ -20,7 +20,14 @@ from daag_jax.types import Key
 
 LEVELS = 6
 SHIFT = (0, 1, 2, 4, 8, 16)  # [px] that the painted mask is off
-HUE = (0.0, 6.0, 12.0, 25.0, 50.0, 100.0)  # [deg], standard deviation of each frame's turn
+HUE = (
+    0.0,
+    3.0,
+    6.0,
+    12.0,
+    24.0,
+    45.0,
+)  # [deg], standard deviation of each frame's turn; hue is a circle
 NOISE = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # standard deviation of each frame's own noise
 SHARE = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of frames or pixels that are wrong
 GHOST = (0, 3, 5, 7, 9, 11)  # [px], side of a second object

@@ -99,7 +99,7 @@ def edge_precision(
 
 
 def lambert_basis(
-    normals: Float[Array, "T H W 3"], to_light: Float[Array, 3]
+    normals: Float[Array, "T H W 3"], to_light: Float[Array, "3"]
 ) -> Float[Array, "T H W 2"]:
     """Features of a known light."""
     lit = jnp.maximum(jnp.einsum("thwi,i->thw", normals, to_light), 0.0)

@@ -36,7 +36,7 @@ class Truth(NamedTuple):
     visible: Bool[Array, "T1 H W"]  # the point is seen in frame t + 1, too
     points: Float[Array, "T H W 3"]  # [m], of the surfaces in the world
     local: Float[Array, "T H W 3"]  # [m], the same in the frame of the pixel's object; 0 elsewhere
-    to_light: Float[Array, 3]  # unit, camera's frame
+    to_light: Float[Array, "3"]  # unit, camera's frame
     colors: Int[Array, " J"]  # palette index of each object in the source
     targets: Int[Array, " J"]  # and after the edit
 
@@ -136,8 +136,8 @@ def truth_of(
 
 def stacking_truth(
     qpos: Float[Array, "T Q"],
-    colors: Int[Array, 3],
-    targets: Int[Array, 3],
+    colors: Int[Array, "3"],
+    targets: Int[Array, "3"],
     camera: Camera,
     size: int = 64,
 ) -> Truth:

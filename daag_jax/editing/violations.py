@@ -227,7 +227,7 @@ def depth_excess(
 
 
 def violation_rates(
-    found: Violations, weights: Float[Array, 10] | None = None
+    found: Violations, weights: Float[Array, "10"] | None = None
 ) -> dict[str, Float[Array, ""]]:
     """GVR, EVR, the weighted severity, and the rate of each code over the frames where it was measured."""
     weights = jnp.ones(len(CODES)) if weights is None else weights

@@ -15,6 +15,7 @@ from brax.envs.base import State
 from jaxtyping import Array
 
 from daag_jax.envs.env import PixelEnv
+from daag_jax.envs.renderer import Frame
 from daag_jax.evaluation.rollout import rollout
 from daag_jax.types import Context, Episode, Key
 
@@ -25,14 +26,21 @@ class Whispering:
     def __init__(self, env: PixelEnv, expert: Callable[[State], Array]):
         self.env, self.expert = env, expert
         self.spec, self.horizon, self.captions = env.spec, env.horizon, env.captions
-        self.render, self.labels = env.render, env.labels
 
     def reset(self, *args: Any) -> State:
         return self._whisper(self.env.reset(*args))
 
     def step(self, state: State, action: Array) -> State:
-        state = state.replace(obs=state.obs[: self.spec.observation_dim])
-        return self._whisper(self.env.step(state, action))
+        return self._whisper(self.env.step(self._plain(state), action))
+
+    def render(self, state: State) -> Frame:
+        return self.env.render(self._plain(state))
+
+    def labels(self, state: State) -> Array:
+        return self.env.labels(self._plain(state))
+
+    def _plain(self, state: State) -> State:
+        return state.replace(obs=state.obs[: self.spec.observation_dim])
 
     def _whisper(self, state: State) -> State:
         return state.replace(obs=jnp.concatenate([state.obs, self.expert(state)]))

@@ -6,6 +6,8 @@ policy has Wilson's interval (1927).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +45,8 @@ def interquartile_mean(scores: Float[np.ndarray, "S"] | list, reps: int = 2000) 
     """The mean of the middle half of the seeds' scores, with a stratified bootstrap interval."""
     table = {"arm": finite(scores)[:, None]}
     aggregate = lambda x: np.array([metrics.aggregate_iqm(x)])
-    point, interval = library.get_interval_estimates(table, aggregate, reps=reps, random_state=generator())
+    with repeatable():
+        point, interval = library.get_interval_estimates(table, aggregate, reps=reps)
     return Estimate(float(point["arm"][0]), *(float(x) for x in interval["arm"][:, 0]))
 
 
@@ -56,13 +59,23 @@ def paired_difference(
         raise ValueError(f"{ours.size} and {theirs.size} seeds do not pair up; use the same seeds.")
     aggregate = lambda x: np.array([np.mean(x)])
     table = {"difference": (ours - theirs)[:, None]}
-    point, interval = library.get_interval_estimates(table, aggregate, reps=reps, random_state=generator())
+    with repeatable():
+        point, interval = library.get_interval_estimates(table, aggregate, reps=reps)
     return Estimate(float(point["difference"][0]), *(float(x) for x in interval["difference"][:, 0]))
 
 
-def generator() -> np.random.RandomState:
-    """The bootstrap's own, so that a report is the same every time it is made."""
-    return np.random.RandomState(0)
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Makes a report the same every time: seeds numpy's global generator, and gives it back as it was.
+
+    rliable 1.2 draws its resamples from there, whatever ``random_state`` it is given.
+    """
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def finite(scores) -> np.ndarray:

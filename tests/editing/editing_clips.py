@@ -14,6 +14,7 @@ from daag_jax.envs.tasks import rgb_stacking_model as body
 FRAMES, SIZE = 5, 64
 COLORS, TARGETS = (0, 1, 2), (3, 1, 2)  # red becomes yellow; green and blue stay
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+spoil = jit(corrupt_edit, static_argnums=0)
 
 
 @functools.cache
@@ -60,7 +61,6 @@ def measured(video: str, level: int = 0) -> dict[str, float]:
     if video in ("source", "oracle"):
         frames = getattr(truth, video)
     else:
-        spoil = jit(corrupt_edit, static_argnums=0)
         frames = spoil(video, truth, jnp.int32(level), jax.random.key(3))
     return {name: float(x) for name, x in comparer()(frames, truth).items()}
 

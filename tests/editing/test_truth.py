@@ -1,4 +1,4 @@
-"""What the simulator says of a clip: the oracle differs in the edited pixels only, flow carries the surface's points."""
+"""What the simulator says of a clip: the oracle differs in edited pixels only, and flow carries the points of surfaces."""
 
 import jax
 import jax.numpy as jnp

@@ -185,10 +185,10 @@ def test_depth_and_geoms_agree_with_the_rasteriser_of_mujoco(tmp_path, monkeypat
     frame = jax.tree.map(np.asarray, draw(scene))
     is_same = frame.segmentation == seen["geom"]
     # GL draws round geoms as polyhedra (128 slices), whose silhouettes are a little smaller.
-    assert is_same.mean() >= 0.99
+    assert is_same.mean() >= 0.998
     error = np.abs(frame.depth - seen["depth"])[is_same]
-    assert np.quantile(error, 0.99) < 5e-4
-    assert np.median(error) < 1e-4
+    assert np.quantile(error, 0.99) < 1e-4
+    assert np.median(error) < 1e-6
 
 
 def moved(scene, key):

@@ -124,7 +124,7 @@ def decide(
     raw: Float[Array, "B k R"],
     key: Key,
     exploration: Exploration,
-    scale: Float[Array, B] | None = None,
+    scale: Float[Array, "B"] | None = None,
 ) -> Float[Array, "B k A"]:
     """Actions within their bounds: the best one, with noise, or (with probability epsilon) a random one.
 

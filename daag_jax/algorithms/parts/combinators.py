@@ -17,10 +17,10 @@ from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Sta
 class Stats(NamedTuple):
     """Means and deviations; actions are left alone where theirs are None (they are bounded already)."""
 
-    observation_mean: Float[Array, O]
-    observation_std: Float[Array, O]
-    action_mean: Float[Array, A] | None = None
-    action_std: Float[Array, A] | None = None
+    observation_mean: Float[Array, "O"]
+    observation_std: Float[Array, "O"]
+    action_mean: Float[Array, "A"] | None = None
+    action_std: Float[Array, "A"] | None = None
 
 
 def normalized(algorithm: Algorithm, stats: Stats) -> Algorithm:

@@ -144,7 +144,7 @@ def cube_positions(qpos: Float[Array, "*B Q"]) -> Float[Array, "*B 3 3"]:
     return qpos[..., GRIPPER_DOFS:].reshape(*qpos.shape[:-1], NUM_OBJECTS, 7)[..., :3]
 
 
-def scene_at(qpos: Float[Array, Q], colors: Int[Array, 3]) -> Scene:
+def scene_at(qpos: Float[Array, "Q"], colors: Int[Array, "3"]) -> Scene:
     """The drawn geoms at a configuration, the cubes in the given palette colours; no physics needed."""
     cubes = qpos[GRIPPER_DOFS:].reshape(NUM_OBJECTS, 7)
     palm, yaw = qpos[:3], qpos[3]

@@ -55,7 +55,7 @@ def captions(colors: tuple[str, ...] = PALETTE_NAMES) -> tuple[str, ...]:
     return tuple(grasps + pairs)
 
 
-def caption_truth(relations: Relations, colors: Int[Array, 3]) -> Bool[Array, M]:
+def caption_truth(relations: Relations, colors: Int[Array, "3"]) -> Bool[Array, "M"]:
     """Truth of every caption of ``captions()`` for objects painted in the given palette colours."""
     size = len(PALETTE_NAMES)
     paint = jax.nn.one_hot(colors, size)  # object x colour
@@ -66,7 +66,7 @@ def caption_truth(relations: Relations, colors: Int[Array, 3]) -> Bool[Array, M]
     return jnp.concatenate([grasp, pairs[rows, columns]]) > 0
 
 
-def relations_of(qpos: Float[Array, Q]) -> Relations:
+def relations_of(qpos: Float[Array, "Q"]) -> Relations:
     """Relations by geometry alone: exact for still scenes, while an episode's truth also asks for contacts."""
     cubes = cube_positions(qpos)
     palm, yaw, fingers = qpos[:3], qpos[3], qpos[4:6]
@@ -95,7 +95,7 @@ def lying_places(key: Key) -> Float[Array, "3 2"]:
     return draws[jnp.argmax(is_apart)]
 
 
-def random_scene(key: Key) -> tuple[Float[Array, Q], Int[Array, 3]]:
+def random_scene(key: Key) -> tuple[Float[Array, "Q"], Int[Array, "3"]]:
     """A configuration and the palette colours of its cubes (distinct)."""
     keys = jax.random.split(key, 9)
     places = lying_places(keys[0])
@@ -133,7 +133,7 @@ def random_scene(key: Key) -> tuple[Float[Array, Q], Int[Array, 3]]:
     return qpos, colors
 
 
-def random_palm(key: Key) -> tuple[Float[Array, 3], Float[Array, ""]]:
+def random_palm(key: Key) -> tuple[Float[Array, "3"], Float[Array, ""]]:
     """An idle gripper: mostly above the cubes' reach; open, closed or between."""
     place_key, height_key, finger_key, choice_key = jax.random.split(key, 4)
     xy = jax.random.uniform(place_key, (2,), minval=-WORKSPACE, maxval=WORKSPACE)

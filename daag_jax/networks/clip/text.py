@@ -127,7 +127,7 @@ class TextTower(nn.Module):
         return states, jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0]
 
 
-def end_of_text(tokens: Int[Array, "B L"], eos_token_id: int) -> Int[Array, B]:
+def end_of_text(tokens: Int[Array, "B L"], eos_token_id: int) -> Int[Array, "B"]:
     """Where each text ends: its first EOS, or its largest token id under the legacy configuration."""
     if eos_token_id == LEGACY_EOS:
         return jnp.argmax(tokens, axis=1)

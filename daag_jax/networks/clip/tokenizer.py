@@ -76,7 +76,7 @@ class WordTokenizer:
             ids.append([BOS, *(index[word] for word in words), EOS])
         return pad(ids, texts, self.context_length, PAD)
 
-    def decode(self, tokens: Int[np.ndarray, L]) -> str:
+    def decode(self, tokens: Int[np.ndarray, "L"]) -> str:
         """The words of one row of token ids."""
         vocabulary = SPECIAL + self.words
         return " ".join(vocabulary[t] for t in tokens.tolist() if t >= len(SPECIAL))

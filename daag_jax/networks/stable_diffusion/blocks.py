@@ -35,7 +35,7 @@ def group_norm(groups: int, eps: float, dtype: Dtype) -> nn.GroupNorm:
 
 
 def sinusoid(
-    time: Float[Array, B], dim: int, flip_sin_to_cos: bool, freq_shift: int
+    time: Float[Array, "B"], dim: int, flip_sin_to_cos: bool, freq_shift: int
 ) -> Float[Array, "B {dim}"]:
     """Embeds times as sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5)."""
     half = dim // 2

@@ -80,7 +80,7 @@ class ControlNet(nn.Module):
     def __call__(
         self,
         latents: Float[Array, "B h w C"],
-        timesteps: Num[Array, B],
+        timesteps: Num[Array, "B"],
         context: Float[Array, "B P L D"],
         conditions: Float[Array, "B H W K"],
         regions: Float[Array, "B P h w"] | None = None,

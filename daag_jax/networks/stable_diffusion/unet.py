@@ -171,7 +171,7 @@ def up_levels(config: UNetConfig, dtype: Dtype) -> list[Level]:
 
 
 def encode(
-    network: nn.Module, x: Float[Array, "B h w C"], timesteps: Num[Array, B], scope: Scope
+    network: nn.Module, x: Float[Array, "B h w C"], timesteps: Num[Array, "B"], scope: Scope
 ) -> tuple[list[Array], Float[Array, "B h2 w2 D"], Float[Array, "B E"]]:
     """Runs the half that UNet and ControlNet share, from the first feature map to the middle block.
 
@@ -211,7 +211,7 @@ class UNet(nn.Module):
     def __call__(
         self,
         latents: Float[Array, "B h w C"],
-        timesteps: Num[Array, B],
+        timesteps: Num[Array, "B"],
         context: Float[Array, "B P L D"],
         regions: Float[Array, "B P h w"] | None = None,
         residuals: Residuals | None = None,

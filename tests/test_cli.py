@@ -1,0 +1,119 @@
+"""The command line: what it does on small files, and what it says about mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from daag_jax.algorithms.bc import BcConfig
+from daag_jax.algorithms.self_imitation import SelfImitationConfig
+from daag_jax.cli import COMMANDS, config_of, main
+from daag_jax.data.disk import write_episodes
+from daag_jax.envs.palette import PALETTE_RGB
+from daag_jax.evaluation import video
+from daag_jax.types import Episode
+
+
+def squares(colors, steps=3, side=64):
+    """A grey floor with one square per palette colour, moving right."""
+    frames = np.full((steps, side, side, 3), 128, np.uint8)
+    for i, color in enumerate(colors):
+        for t in range(steps):
+            value = (PALETTE_RGB[color] * 255).astype(np.uint8)
+            frames[t, 6 + 20 * i : 18 + 20 * i, 10 + 4 * t : 22 + 4 * t] = value
+    return frames
+
+
+def small_episodes(num=6, steps=4) -> Episode:
+    random = np.random.default_rng(0)
+    return Episode(
+        random.normal(size=(num, steps + 1, 5)).astype(np.float32),
+        np.zeros((num, steps + 1, 1, 8, 8, 3), np.uint8),
+        random.uniform(-1, 1, size=(num, steps, 3)).astype(np.float32),
+        np.zeros((num, steps), np.float32),
+        np.full(num, steps, np.int32),
+        {"success": np.ones(num, bool)},
+    )
+
+
+def error_of(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("daag: ") and "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    "arguments, answer",
+    [
+        (["trian"], "the nearest is 'train'"),
+        (["train", "self_imitatoin", "x"], "the nearest is 'self_imitation'"),
+        (["train", "latent_diffusion", "x"], "learns from frames"),
+        (["train", "bc", "missing.safetensors"], "missing.safetensors does not exist"),
+        (["collect", "--policy", "exprt"], "the nearest is 'expert'"),
+        (["evaluate", "missing"], "policy.json does not exist"),
+        (["report", "missing"], "there is no folder missing"),
+        (["edit", "missing", "red=green"], "there is no missing"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(capsys, arguments, answer):
+    assert answer in error_of(capsys, *arguments)
+
+
+def test_help_names_every_command(capsys):
+    main([])
+    said = capsys.readouterr().out
+    assert all(f"daag {name}" in said for name in COMMANDS)
+
+
+def test_list_shows_algorithms_tasks_and_weights(capsys):
+    main(["list"])
+    said = capsys.readouterr().out
+    assert "Behaviour cloning" in said and "Grasp the red object" in said and "vae" in said
+
+
+def test_train_writes_a_policy_a_checkpoint_and_a_report(capsys, tmp_path):
+    write_episodes(tmp_path / "e.safetensors", small_episodes(), "Grasp the red object")
+    run = tmp_path / "run"
+    options = f"--fit.steps 5 --fit.directory {run} --batch 4 --fit.no-tensorboard"
+    main(["train", "bc", str(tmp_path / "e.safetensors"), *options.split()])
+    card = json.loads((run / "policy.json").read_text())
+    assert card["world"]["task"] == "Grasp the red object"
+    assert (run / "checkpoints" / "step_00000005").is_dir()
+    main(["report", str(run)])
+    assert "loss" in (run / "report.html").read_text()
+
+
+def test_a_configuration_survives_its_card():
+    import dataclasses
+
+    for config in (BcConfig(hidden_dims=(7,)), SelfImitationConfig(binary_dims=(2,))):
+        card = json.loads(json.dumps(dataclasses.asdict(config)))
+        assert config_of(type(config), card) == config
+
+
+def test_recolouring_changes_the_named_object_and_nothing_else(capsys, tmp_path):
+    frames = squares([0, 2])  # red and blue
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    from PIL import Image
+
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{t:03d}.png")
+    out = tmp_path / "out"
+    main(["edit", str(folder), "red=green", "--means", "recolour", "--out", str(out)])
+    edited = video.read(out / "edited.mp4")[:, 2::4, 2::4].astype(int)
+    green, square = PALETTE_RGB[1] * 255, (slice(8, 16), slice(12, 20))
+    assert np.abs(edited[0][square].mean(axis=(0, 1)) - green).max() < 12
+    frames[:, 6:18, :] = edited[:, 6:18, :]  # the row of the red square
+    assert np.abs(edited - frames).mean() < 3
+
+
+def test_a_colour_that_is_not_there_is_named(capsys, tmp_path):
+    video.write(tmp_path / "v.mp4", video.enlarge(squares([0, 2]), 4))
+    said = error_of(capsys, "edit", tmp_path / "v.mp4", "pink=red", "--means", "recolour")
+    assert "no pink object is seen" in said
+    said = error_of(capsys, "edit", tmp_path / "v.mp4", "red", "--means", "recolour")
+    assert "not of the form red=green" in said
