@@ -1,4 +1,4 @@
-"""What the simulator says of a clip: the oracle differs in edited pixels only, and flow carries the points of surfaces."""
+"""What the simulator says of a clip: the oracle differs in edited pixels only, and flow carries surface points."""
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,110 @@
+"""The task buffer is a ring, the lifelong buffer refuses what is broken, files are read back or refused."""
+
+import jax
+import numpy as np
+import pytest
+
+from daag_jax.data.buffer import (
+    LifelongBuffer,
+    Steps,
+    add_steps,
+    balanced,
+    empty_task_buffer,
+    episode_steps,
+    sample_steps,
+)
+from daag_jax.data.disk import read_episodes, write_episodes
+from daag_jax.types import Episode, Spec
+
+SPEC = Spec(2, 1, image_shape=(1, 4, 4, 3))
+
+
+def steps_of(values, is_edited=False):
+    num = len(values)
+    return Steps(
+        np.zeros((num, *SPEC.image_shape), np.uint8),
+        np.zeros((num, 2), np.float32),
+        np.asarray(values, np.float32)[:, None],
+        np.ones(num, np.float32),
+        np.full(num, is_edited),
+    )
+
+
+def episodes(num=3, length=4):
+    rng = np.random.default_rng(0)
+    return Episode(
+        rng.normal(size=(num, length + 1, 2)).astype(np.float32),
+        rng.integers(0, 255, (num, length + 1, *SPEC.image_shape)).astype(np.uint8),
+        rng.normal(size=(num, length, 1)).astype(np.float32),
+        np.zeros((num, length), np.float32),
+        np.full(num, length, np.int32),
+        {"qpos": rng.normal(size=(num, length + 1, 3)).astype(np.float32)},
+    )
+
+
+def test_the_oldest_steps_are_overwritten():
+    buffer = empty_task_buffer(SPEC, 4)
+    for start in range(0, 6, 2):
+        buffer = add_steps(buffer, steps_of([start, start + 1]))
+    assert int(buffer.size) == 4 and int(buffer.added) == 6
+    assert sorted(buffer.steps.actions[:, 0]) == [2, 3, 4, 5]
+    many = add_steps(empty_task_buffer(SPEC, 4), steps_of(range(10)))
+    assert sorted(many.steps.actions[:, 0]) == [6, 7, 8, 9]
+
+
+def test_adding_leaves_the_old_buffer_alone():
+    old = empty_task_buffer(SPEC, 4)
+    add_steps(old, steps_of([7]))
+    assert int(old.size) == 0 and not old.steps.actions.any()
+
+
+def test_only_what_was_added_is_sampled(key):
+    buffer = add_steps(empty_task_buffer(SPEC, 64), steps_of([5, 6]))
+    batch = sample_steps(buffer.steps, buffer.size, key, 100, None, -1.0)
+    assert set(np.asarray(batch.actions).ravel()) == {5.0, 6.0}
+
+
+def test_edited_steps_get_their_share_of_the_weight():
+    buffer = add_steps(empty_task_buffer(SPEC, 64), steps_of(range(10)))
+    buffer = add_steps(buffer, steps_of([1, 2], is_edited=True))
+    steps = jax.tree.map(jax.numpy.asarray, buffer.steps)
+    factors = balanced(steps, jax.numpy.arange(64) < buffer.size, 0.5)
+    weights = np.asarray(factors * steps.weights)[:12]
+    assert weights[10:].sum() == pytest.approx(weights[:10].sum())
+
+
+def test_a_piece_ends_at_its_sub_goal_and_weighs_its_end_most():
+    piece = episode_steps(episodes(), 1, 3, 0.5)
+    assert piece.actions.shape == (3, 1)
+    np.testing.assert_allclose(piece.weights, [0.25, 0.5, 1.0])
+
+
+def test_broken_episodes_are_not_stored():
+    broken = episodes()
+    broken.actions[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="actions"):
+        LifelongBuffer().add(broken, "task")
+    assert LifelongBuffer().add(episodes(), "task").num_episodes == 3
+
+
+def test_episodes_on_disk_are_read_back_exactly(tmp_path):
+    path, block = tmp_path / "block.safetensors", episodes()
+    write_episodes(path, block, "Stack things")
+    again, task = read_episodes(path)
+    assert task == "Stack things"
+    jax.tree.map(np.testing.assert_array_equal, again, block)
+
+
+def test_bad_files_are_refused_by_name(tmp_path):
+    path = tmp_path / "block.safetensors"
+    with pytest.raises(FileNotFoundError, match="block"):
+        read_episodes(path)
+    write_episodes(path, episodes(), "x")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cut short"):
+        read_episodes(path)
+    broken = episodes()
+    broken.observations[0, 0, 0] = np.inf
+    write_episodes(path, broken, "x")
+    with pytest.raises(ValueError, match="observations"):
+        read_episodes(path)
