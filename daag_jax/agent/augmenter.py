@@ -53,7 +53,9 @@ def make_augmenter(
     if means not in MEANS:
         raise ValueError(f"means {means!r} is unknown; use one of {MEANS}.")
     if means == "diffusion" and editor is None:
-        raise ValueError("means 'diffusion' needs an editor; load_compact_editor() reads the shipped one.")
+        raise ValueError(
+            "means 'diffusion' needs an editor; load_compact_editor() reads the shipped one."
+        )
     any_colors = jnp.zeros((3,), jnp.int32)
 
     def geometry(qpos: Array) -> Clip:
@@ -113,10 +115,16 @@ def run_requests(
         part = list(requests[start : start + batch])
         padded = part + [part[-1]] * (batch - len(part))
         index = np.array([request.episode for request in padded])
-        images, qpos = jnp.asarray(episodes.images[index]), jnp.asarray(episodes.extras["qpos"][index])
+        images, qpos = (
+            jnp.asarray(episodes.images[index]),
+            jnp.asarray(episodes.extras["qpos"][index]),
+        )
         seen = np.asarray(look(images, qpos))
         wanted = np.stack(
-            [wanted_colors(row, request, swap_mode) for row, request in zip(seen, padded, strict=True)]
+            [
+                wanted_colors(row, request, swap_mode)
+                for row, request in zip(seen, padded, strict=True)
+            ]
         )
         job = Job(images, qpos, jnp.asarray(seen), jnp.asarray(wanted))
         edited = np.asarray(augment(job, jax.random.fold_in(key, start)))

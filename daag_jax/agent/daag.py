@@ -77,7 +77,7 @@ class DaagConfig:
     success_threshold: float = 0.0  # a task ends early at this success; 0 never
     policy: SelfImitationConfig = field(
         default_factory=lambda: SelfImitationConfig(
-            width=8, binary_dims=(2,), exploration=Exploration(epsilon=0.25, noise=0.06)
+            width=8, binary_dims=(2,), exploration=Exploration(epsilon=0.4, noise=0.06)
         )
     )
     hindsight: HindsightConfig = HindsightConfig()
@@ -148,7 +148,9 @@ class Programs:
         act = self.algorithm.act
 
         def collect(policy: Trainable, key, task, explore) -> Episode:
-            return rollout(env, act, policy, key, config.episodes, task, env.default_colors, None, explore)
+            return rollout(
+                env, act, policy, key, config.episodes, task, env.default_colors, None, explore
+            )
 
         def train(policy: Trainable, steps: Steps, size, key):
             sample_key, update_key = jax.random.split(key)
@@ -276,9 +278,16 @@ class _Agent:
             "outcomes": dict(lesson.counts),
             "buffer": int(buffer.size),
             "success": float(np.mean(np.asarray(tested.extras["success"]))),
+            "reached": self._reached(tested, task),
             "loss": float(metrics.get("loss/policy", np.nan)) if metrics else None,
         }
         return AgentState(policy, buffer), row
+
+    def _reached(self, episodes: Episode, task: str) -> list[float]:
+        """Share of episodes in which each sub-goal of the task was truly reached."""
+        columns = [self.captions.index(goal) for goal in RuleOrchestrator().decompose(task)]
+        seen = np.asarray(episodes.extras["labels"])[:, 1:, columns].any(axis=1)
+        return [float(x) for x in seen.mean(axis=0)]
 
     def _add_block(self, episodes: Episode, task: str) -> int:
         """Stores a block and what the detector sees in it."""
@@ -334,10 +343,17 @@ class _Agent:
         missing = [r for r in decided.requests if name(r) not in self.edits]
         key = key_at(self.root, "edit", index)
         frames, seen, wanted = run_requests(
-            block, missing, self.world.augment, self.world.look, self.config.hindsight.swap_mode, key
+            block,
+            missing,
+            self.world.augment,
+            self.world.look,
+            self.config.hindsight.swap_mode,
+            key,
         )
         for request, one, before, after in zip(missing, frames, seen, wanted, strict=True):
-            shown = self.world.look(jnp.asarray(one[None]), jnp.asarray(block.extras["qpos"][None, request.episode]))
+            shown = self.world.look(
+                jnp.asarray(one[None]), jnp.asarray(block.extras["qpos"][None, request.episode])
+            )
             self.edits[name(request)] = (one, before, after, np.asarray(shown)[0])
         for request in decided.requests:
             one, _, after, shown = self.edits[name(request)]

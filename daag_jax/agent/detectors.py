@@ -30,10 +30,13 @@ from daag_jax.agent.reward import (
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.envs.tasks.rgb_stacking import RgbStacking
 from daag_jax.envs.tasks.rgb_stacking_scenes import random_scene
+from daag_jax.evaluation.rollout import random_actions, rollout
 from daag_jax.types import Key, Params
 
 
-def still_frames(env: RgbStacking, key: Key, num: int, batch: int = 64) -> tuple[Labelled, np.ndarray]:
+def still_frames(
+    env: RgbStacking, key: Key, num: int, batch: int = 64
+) -> tuple[Labelled, np.ndarray]:
     """Rendered random scenes in the world's own colours with the truth of all captions, and their states [N, Q]."""
 
     @jax.jit
@@ -46,6 +49,32 @@ def still_frames(env: RgbStacking, key: Key, num: int, batch: int = 64) -> tuple
     parts = [jax.device_get(some(jax.random.fold_in(key, i))) for i in range(-(-num // batch))]
     images, truth, qpos = (np.concatenate(x)[:num] for x in zip(*parts, strict=True))
     return Labelled(images, truth, np.ones_like(truth)), qpos
+
+
+def episode_frames(
+    env: RgbStacking, key: Key, num: int, batch: int = 64
+) -> tuple[Labelled, np.ndarray]:
+    """Frames of episodes of random actions: what a detector will be asked about, most of it nothing at all."""
+    run = jax.jit(lambda key: rollout(env, random_actions(env.spec), (), key, batch))
+    per_run = batch * env.horizon
+    images, truth, qpos = [], [], []
+    for i in range(-(-num // per_run)):
+        episodes = jax.device_get(run(jax.random.fold_in(key, i)))
+        images.append(episodes.images[:, 1:].reshape(per_run, *episodes.images.shape[2:]))
+        truth.append(episodes.extras["labels"][:, 1:].reshape(per_run, -1))
+        qpos.append(episodes.extras["qpos"][:, 1:].reshape(per_run, -1))
+    images, truth, qpos = (np.concatenate(x)[:num] for x in (images, truth, qpos))
+    return Labelled(images, truth, np.ones_like(truth)), qpos
+
+
+def mixed_frames(env: RgbStacking, key: Key, num: int) -> tuple[Labelled, np.ndarray]:
+    """Half still scenes, which show every relation, and half episodes, which have the true rates of them; shuffled."""
+    still_key, episode_key, order_key = jax.random.split(key, 3)
+    still, still_qpos = still_frames(env, still_key, num - num // 2)
+    moving, moving_qpos = episode_frames(env, episode_key, num // 2)
+    order = np.asarray(jax.random.permutation(order_key, num))
+    join = lambda a, b: np.concatenate([a, b])[order]
+    return Labelled(*map(join, still, moving)), join(still_qpos, moving_qpos)
 
 
 def known_columns(env: RgbStacking, novel: Sequence[str]) -> Bool[np.ndarray, "M"]:
@@ -106,7 +135,9 @@ def edited_frames(
     """The frames of the requests in their new colours, with the truths and the knowledge that follow."""
     colors = np.asarray(env.default_colors)
     seen = np.tile(colors[None], (len(requests), 1))
-    wanted = np.stack([wanted_colors(row, r, "permute") for row, r in zip(seen, requests, strict=True)])
+    wanted = np.stack(
+        [wanted_colors(row, r, "permute") for row, r in zip(seen, requests, strict=True)]
+    )
     images, truth, known = [], [], []
     for start in range(0, len(requests), batch):
         part = np.arange(start, start + batch) % len(requests)
@@ -143,7 +174,9 @@ def train_detector(
     detector = make_detector(params, env.captions, config)
     seen = score_all(scores, detector, validation.images)
     own = calibrate(seen[:, known], validation.truth[:, known], config)
-    pooled = calibrate(seen[:, known].reshape(-1, 1), validation.truth[:, known].reshape(-1, 1), config)
+    pooled = calibrate(
+        seen[:, known].reshape(-1, 1), validation.truth[:, known].reshape(-1, 1), config
+    )
     thresholds = np.full(known.shape, pooled[0], np.float32)
     thresholds[known] = own
     return detector._replace(thresholds=jnp.asarray(thresholds))

@@ -95,7 +95,9 @@ def plan(
         achieved.sort()
         matched = [(t, g) for t, g in achieved if g in goals]
         kept += [Kept(episode, t, g) for t, g in matched]
-        outcomes["matched" if matched else "achieved other" if achieved else "achieved nothing"] += 1
+        outcomes[
+            "matched" if matched else "achieved other" if achieved else "achieved nothing"
+        ] += 1
         if not may_edit or not achieved or (matched and not config.edit_when_matched):
             continue
         served = {g for _, g in matched}

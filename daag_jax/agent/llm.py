@@ -62,7 +62,9 @@ class EndpointConfig:
 
     def __post_init__(self):
         if self.attempts < 1 or self.timeout <= 0:
-            raise ValueError(f"attempts={self.attempts}, timeout={self.timeout}: both must be positive.")
+            raise ValueError(
+                f"attempts={self.attempts}, timeout={self.timeout}: both must be positive."
+            )
 
 
 class LanguageModelOrchestrator:
@@ -72,7 +74,9 @@ class LanguageModelOrchestrator:
         try:
             import openai
         except ImportError as error:
-            raise ImportError("a language model needs the extra `llm`: pip install daag-jax[llm].") from error
+            raise ImportError(
+                "a language model needs the extra `llm`: pip install daag-jax[llm]."
+            ) from error
         self.config = config
         self.counts: Counter = Counter()
         self.answers: dict[str, str | None] = {}
@@ -136,7 +140,9 @@ class ReplayOrchestrator:
                 row = json.loads(line)
                 self.answers[row["question"]] = row["answer"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number} is no exchange; record it again.") from error
+                raise ValueError(
+                    f"{path}, line {number} is no exchange; record it again."
+                ) from error
 
     def decompose(self, task: str) -> tuple[str, ...]:
         """The recorded sub-goals."""
@@ -188,5 +194,3 @@ def record(path: str | None, question: str, answer: str | None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("a") as file:
         file.write(json.dumps({"question": question, "answer": answer}) + "\n")
-
-

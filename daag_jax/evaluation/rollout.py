@@ -1,7 +1,8 @@
 """Episodes from many worlds at once: one compiled program of physics, pixels and policy.
 
-``rollout(env, act, ...)`` resets B worlds and runs all of them to the horizon; a world that is done stands still, and its
-``length`` says how many actions count.  The same function collects experience (``act`` explores) and evaluates.
+``rollout(env, act, ...)`` resets B worlds and runs all of them to the horizon, as a scan over decisions (chunks of k
+actions) of a scan over steps; a world that is done stands still, and its ``length`` says how many actions count.  The
+same function collects experience (``act`` explores) and evaluates.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from daag_jax.envs.env import PixelEnv, State
-from daag_jax.types import Context, Episode, Key
+from daag_jax.types import Context, Episode, Key, Window
 
-Act = Callable[[Any, Context, Key], Array]  # (policy state, [B, 1, O] context, key) -> [B, 1, A]
+Act = Callable[[Any, Context, Key], Array]  # (policy state, [B, K, O] context, key) -> [B, k, A]
 
 
 def rollout(
@@ -30,6 +31,7 @@ def rollout(
     colors: Array | None = None,
     instruction: Array | None = None,
     explore: Array | None = None,
+    window: Window = Window(),
 ) -> Episode:
     """B = ``num`` episodes.
 
@@ -37,6 +39,7 @@ def rollout(
         task, colors: of all worlds alike; None takes the environment's own.
         instruction: the embedding [D] that the policy is told.
         explore: scales the exploration of the policy; None leaves it to the policy.
+        window: how many observations ``act`` sees (the first one repeated before the start) and actions it gives.
 
     Returns:
         Episode with leading axis B.  ``extras`` hold what only a simulator knows: qpos [B, T + 1, Q], colors [B, 3],
@@ -49,23 +52,23 @@ def rollout(
     def observed(state: State) -> tuple[Array, Array]:
         return state.obs, jax.vmap(env.render)(state).rgb
 
-    def context(seen: tuple[Array, Array]) -> Context:
-        extras = {"image": seen[1][:, None]}
+    def context(history: tuple[Array, Array]) -> Context:
+        extras = {"image": history[1]}
         if instruction is not None:
             extras["task"] = jnp.broadcast_to(instruction[None], (num, *instruction.shape))
         if explore is not None:
             extras["explore"] = jnp.broadcast_to(explore, (num,))
-        return Context(seen[0][:, None], extras)
+        return Context(history[0], extras)
 
-    def step(carry: tuple, step_key: Key) -> tuple[tuple, dict]:
-        state, seen = carry
-        action = act(policy, context(seen), step_key)[:, 0]
+    def step(carry: tuple, action: Array) -> tuple[tuple, dict]:
+        state, history = carry
         after = jax.vmap(env.step)(state, action)
         was_done = state.done > 0
         frozen = lambda new, old: jnp.where(was_done.reshape((-1,) + (1,) * (new.ndim - 1)), old, new)
         after = jax.tree.map(frozen, after, state)
         after = after.replace(reward=jnp.where(was_done, 0.0, after.reward))
         seen = observed(after)
+        history = tuple(jnp.concatenate([h[:, 1:], s[:, None]], 1) for h, s in zip(history, seen, strict=True))
         out = record(env, after) | {
             "observations": seen[0],
             "images": seen[1],
@@ -73,12 +76,20 @@ def rollout(
             "rewards": after.reward,
             "alive": ~was_done,
         }
-        return (after, seen), out
+        return (after, history), out
+
+    def decide(carry: tuple, step_key: Key) -> tuple[tuple, dict]:
+        actions = act(policy, context(carry[1]), step_key)
+        return jax.lax.scan(step, carry, jnp.moveaxis(actions[:, : window.execute], 1, 0))
 
     first = observed(state)
     begin = record(env, state) | {"observations": first[0], "images": first[1]}
-    (last, _), path = jax.lax.scan(step, (state, first), jax.random.split(act_key, env.horizon))
-    path = {name: jnp.moveaxis(value, 0, 1) for name, value in path.items()}
+    history = tuple(jnp.repeat(x[:, None], window.history, axis=1) for x in first)
+    decisions = -(-env.horizon // window.execute)
+    keys = jax.random.split(act_key, decisions)
+    (last, _), path = jax.lax.scan(decide, (state, history), keys)
+    flat = lambda x: x.reshape(-1, *x.shape[2:])[: env.horizon]  # decisions x k -> steps
+    path = {name: jnp.moveaxis(flat(value), 0, 1) for name, value in path.items()}
     whole = {n: jnp.concatenate([v[:, None], path[n]], axis=1) for n, v in begin.items()}
     return Episode(
         whole["observations"],

@@ -130,7 +130,9 @@ def main(config: Config) -> None:
         frames = make()
         metrics = dict(measured(frames, truth)) | {"color_right": color_right(frames, truth)}
         # both cameras of an episode are one sample
-        by_episode = {k: np.nanmean(np.asarray(v).reshape(-1, 2), axis=1) for k, v in metrics.items()}
+        by_episode = {
+            k: np.nanmean(np.asarray(v).reshape(-1, 2), axis=1) for k, v in metrics.items()
+        }
         results[name] = {
             k: summary._asdict() for k, summary in summarise(by_episode, jax.random.key(0)).items()
         }

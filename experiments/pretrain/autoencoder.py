@@ -69,9 +69,7 @@ def evaluate(params: Params, key: Key) -> dict[str, float]:
 def main(config: Config) -> None:
     steps = 20 if config.preset == "smoke" else config.steps
     algorithm = autoencoder(AutoencoderConfig(total_steps=steps, warmup_steps=min(100, steps // 4)))
-    fit_config = FitConfig(
-        steps, config.seed, config.directory, log_every=50, checkpoint_every=500
-    )
+    fit_config = FitConfig(steps, config.seed, config.directory, log_every=50, checkpoint_every=500)
     fitted = fit(algorithm, batches(config), fit_config, name="autoencoder")
     params = averaged(fitted.state)
     metrics = jax.jit(evaluate)(params, jax.random.key(config.seed + 1))

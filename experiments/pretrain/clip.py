@@ -103,9 +103,7 @@ def main(config: Config) -> None:
     algorithm = contrastive(
         ContrastiveConfig(total_steps=steps, warmup_steps=min(200, steps // 4)), CAPTIONS
     )
-    fit_config = FitConfig(
-        steps, config.seed, config.directory, log_every=50, checkpoint_every=500
-    )
+    fit_config = FitConfig(steps, config.seed, config.directory, log_every=50, checkpoint_every=500)
     fitted = fit(algorithm, batches(config), fit_config, name="clip")
     folder = ASSETS if config.preset == "full" else Path(config.directory)
     save_assets(config, averaged(fitted.state), fitted.metrics, folder)

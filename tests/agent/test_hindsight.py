@@ -33,9 +33,7 @@ def test_the_first_sight_counts_and_nothing_before_an_action_or_after_the_end():
     scores[0, :, 1] = 0.9  # true from the start: nobody's achievement
     scores[0, 4, 2] = 0.9  # after the end
     scores[0, 1, 3] = 0.9  # a column that is not looked for
-    found = first_times(
-        scores, np.full(4, 0.5), np.array([3]), np.array([True, True, True, False])
-    )
+    found = first_times(scores, np.full(4, 0.5), np.array([3]), np.array([True, True, True, False]))
     np.testing.assert_array_equal(found, [[2, -1, -1, -1]])
 
 

@@ -28,7 +28,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked += 1
-        reply = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
+        reply = (
+            self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
+        )
         if isinstance(reply, float):
             time.sleep(reply)
             reply = GOOD

@@ -19,7 +19,9 @@ from daag_jax.envs.tasks.rgb_stacking_scenes import captions
 
 def test_average_precision_of_known_rankings():
     truth = np.array([True, False, True, False])
-    assert average_precision(np.array([0.9, 0.8, 0.7, 0.1]), truth) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(np.array([0.9, 0.8, 0.7, 0.1]), truth) == pytest.approx(
+        (1 + 2 / 3) / 2
+    )
     assert average_precision(np.array([0.9, 0.1, 0.8, 0.0]), truth) == 1.0
     assert np.isnan(average_precision(np.array([0.5]), np.array([False])))
 
@@ -61,7 +63,11 @@ def test_false_successes_count_episodes_not_frames():
 def test_goal_baseline_without_the_line_is_the_cosine():
     rng = np.random.default_rng(3)
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
-    states, goal, base = unit(rng.normal(size=(5, 8))), unit(rng.normal(size=8)), unit(rng.normal(size=8))
+    states, goal, base = (
+        unit(rng.normal(size=(5, 8))),
+        unit(rng.normal(size=8)),
+        unit(rng.normal(size=8)),
+    )
     np.testing.assert_allclose(goal_baseline(states, goal, base, 0.0), states @ goal, atol=1e-5)
 
 
