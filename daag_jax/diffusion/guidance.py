@@ -5,9 +5,13 @@ With noise(x0) = (xt - alpha x0) / sigma, adding g to the score adds sigma^2 / a
     classifier        score + w grad log p(y | xt)                        (Dhariwal and Nichol 2021)
     classifier_free   x0 = x0_u + w (x0_c - x0_u)                         (Ho and Salimans 2022)
     compose           x0 = x0_u + sum_i w_i (x0_i - x0_u), w_i < 0 negates  (Ajay et al. 2022, Eq. 9)
-    ascend            n gradient steps on xt before denoising             (Janner et al. 2022, as released)
-    inpaint           known entries are told to the estimate              (Lugmayr et al. 2022; Diffuser's conditioning)
+    ascend            denoises at a point n gradient steps higher         (after Janner et al. 2022)
+    inpaint           known entries are told to the estimate
     clip              estimate clipped to the data's range
+
+As x0 and noise are affine in each other at a given xt, mixing estimates of x0 is mixing noises or scores.  Classifier
+guidance is in the form for deterministic samplers (their algorithm 2); Diffuser's own, which moves the state, is the
+projection ``climb``.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from daag_jax.diffusion.process import Denoise, like
-from daag_jax.diffusion.schedules import Schedule
+from daag_jax.diffusion.schedules import Schedule, ratio
 
 
 def classifier(
@@ -30,7 +34,7 @@ def classifier(
     def guided(x: Array, time: Array) -> Array:
         gradient = jax.grad(lambda x: jnp.sum(log_prob(x, time)))(x)
         alpha, sigma = like(schedule.alpha(time), x), like(schedule.sigma(time), x)
-        return denoise(x, time) + weight * jnp.square(sigma) / alpha * gradient
+        return denoise(x, time) + weight * ratio(jnp.square(sigma), alpha) * gradient
 
     return guided
 
@@ -44,7 +48,9 @@ def ascend(
     stop_time: float = 0.0,
     project: Callable[[Array], Array] = lambda x: x,
 ) -> Denoise:
-    """Diffuser's guide: ``x <- x + scale sigma^2 grad value(x)``, ``num_steps`` times, then denoise.
+    """The estimate at ``x + scale sigma^2 grad value(x)``, climbed ``num_steps`` times; the state itself stays.
+
+    Differs from Diffuser, whose steps also start from the climbed state (``projections.climb`` does that).
 
     Args:
         stop_time: no ascent below this time (t_stopgrad of the released code).
@@ -61,12 +67,16 @@ def ascend(
     return guided
 
 
+def mix(base: Array, other: Array, weight: float | Array) -> Array:
+    """base + weight (other - base), exact at 0 and 1."""
+    return (1.0 - weight) * base + weight * other
+
+
 def classifier_free(conditional: Denoise, unconditional: Denoise, weight: float) -> Denoise:
     """Weight 1 is the conditional model, 0 the unconditional one."""
 
     def guided(x: Array, time: Array) -> Array:
-        base = unconditional(x, time)
-        return base + weight * (conditional(x, time) - base)
+        return mix(unconditional(x, time), conditional(x, time), weight)
 
     return guided
 
@@ -75,9 +85,10 @@ def classifier_free_fused(denoise_pair: Callable[[Array, Array], Array], weight:
     """Both halves in one call: ``denoise_pair`` takes [2B, *D] (conditional first) and returns [2B, *D]."""
 
     def guided(x: Array, time: Array) -> Array:
+        time = jnp.broadcast_to(time, x.shape[:1])
         both = denoise_pair(jnp.concatenate([x, x]), jnp.concatenate([time, time]))
         with_condition, without = jnp.split(both, 2)
-        return without + weight * (with_condition - without)
+        return mix(without, with_condition, weight)
 
     return guided
 
@@ -93,8 +104,8 @@ def compose(unconditional: Denoise, parts: Sequence[tuple[Denoise, float]]) -> D
 
 
 def inpaint(denoise: Denoise, known: Float[Array, "B *D"], mask: Float[Array, "B *D"]) -> Denoise:
-    """Sets the entries of the estimate where ``mask`` is 1 to their known clean values."""
-    return lambda x, time: mask * known + (1.0 - mask) * denoise(x, time)
+    """Sets the entries of the estimate to their known clean values where ``mask`` is 1 (known, not painted)."""
+    return lambda x, time: mix(denoise(x, time), known, mask)
 
 
 def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:

@@ -5,6 +5,9 @@
 
 All are affine in each other at a given (xt, t), so a prediction of any of them is a denoiser: ``to_x0``.
 (v: Salimans and Ho 2022, here for any alpha, sigma; velocity: the right side of the flow dx/dt, Lipman et al. 2022.)
+
+Where (1) says nothing, the answer is finite: at sigma = 0 the noise is taken as 0, and at alpha = 0 a predicted noise
+means x0 = 0, the mean of normalised data.
 """
 
 from __future__ import annotations
@@ -15,16 +18,25 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from daag_jax.diffusion.schedules import Schedule, derivatives
+from daag_jax.diffusion.schedules import Schedule, as_float, derivatives, log_snr, ratio
 
 PARAMETERISATIONS = ("noise", "x0", "v", "score", "velocity")
-Denoise = Callable[[Array, Array], Array]  # (xt [B, *D], time [B]) -> x0 [B, *D]
+Denoise = Callable[[Array, Array], Array]  # (xt [B, *D], time [B] or []) -> x0 [B, *D]
+Time = Float[Array, "B"] | Float[Array, ""]
 
 
 def like(values: Array, x: Array) -> Array:
-    """Values of time, [] or [B], with as many axes as x [B, *D]."""
+    """Values [], [B] or [B, T ..] with as many axes as x [B, T .., *D]."""
     values = jnp.asarray(values)
     return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
+
+
+def posterior_variance(schedule: Schedule, time: Array, after: Array) -> Array:
+    """The variance of q(x_after | x_time, x0) (Ho et al. 2020, Eq. 7, for any alpha and sigma)."""
+    alpha, sigma = schedule.alpha(time), schedule.sigma(time)
+    alpha_after, sigma_after = schedule.alpha(after), schedule.sigma(after)
+    step_variance = jnp.square(sigma) - jnp.square(ratio(alpha, alpha_after) * sigma_after)
+    return jnp.square(ratio(sigma_after, sigma)) * jnp.maximum(step_variance, 0.0)
 
 
 @dataclass(frozen=True)
@@ -48,15 +60,20 @@ class GaussianProcess:
         """alpha and sigma, broadcastable to x."""
         return like(self.schedule.alpha(time), x), like(self.schedule.sigma(time), x)
 
+    def slopes(self, time: Array, x: Array) -> tuple[Array, Array]:
+        """d alpha / dt and d sigma / dt, broadcastable to x."""
+        alpha_slope, sigma_slope = derivatives(self.schedule, time)
+        return like(alpha_slope, x), like(sigma_slope, x)
+
     def corrupt(
-        self, x0: Float[Array, "B *D"], noise: Float[Array, "B *D"], time: Float[Array, "B"]
+        self, x0: Float[Array, "B *D"], noise: Float[Array, "B *D"], time: Time
     ) -> Float[Array, "B *D"]:
         """Adds noise (Eq. 1)."""
         alpha, sigma = self.coefficients(time, x0)
         return alpha * x0 + sigma * noise
 
     def target(
-        self, x0: Float[Array, "B *D"], noise: Float[Array, "B *D"], time: Float[Array, "B"]
+        self, x0: Float[Array, "B *D"], noise: Float[Array, "B *D"], time: Time
     ) -> Float[Array, "B *D"]:
         """What the network should predict of (x0, noise) at a time."""
         alpha, sigma = self.coefficients(time, x0)
@@ -67,44 +84,60 @@ class GaussianProcess:
         if self.parameterisation == "v":
             return alpha * noise - sigma * x0
         if self.parameterisation == "score":
-            return -noise / sigma
-        alpha_slope, sigma_slope = (like(d, x0) for d in derivatives(self.schedule, time))
+            return -ratio(noise, sigma)
+        alpha_slope, sigma_slope = self.slopes(time, x0)
         return alpha_slope * x0 + sigma_slope * noise
 
     def to_x0(
-        self, prediction: Float[Array, "B *D"], xt: Float[Array, "B *D"], time: Float[Array, "B"]
+        self, prediction: Float[Array, "B *D"], xt: Float[Array, "B *D"], time: Time
     ) -> Float[Array, "B *D"]:
         """The clean sample that a prediction means."""
         alpha, sigma = self.coefficients(time, xt)
         if self.parameterisation == "noise":
-            return (xt - sigma * prediction) / alpha
+            return ratio(xt - sigma * prediction, alpha)
         if self.parameterisation == "x0":
             return prediction
         if self.parameterisation == "v":
             return (alpha * xt - sigma * prediction) / (alpha**2 + sigma**2)
         if self.parameterisation == "score":
-            return (xt + sigma**2 * prediction) / alpha
-        alpha_slope, sigma_slope = (like(d, xt) for d in derivatives(self.schedule, time))
-        return (sigma * prediction - sigma_slope * xt) / (alpha_slope * sigma - sigma_slope * alpha)
+            return ratio(xt + sigma**2 * prediction, alpha)
+        alpha_slope, sigma_slope = self.slopes(time, xt)
+        x0 = ratio(sigma * prediction - sigma_slope * xt, alpha_slope * sigma - sigma_slope * alpha)
+        return jnp.where(sigma == 0, xt, x0)
 
     def to_noise(
-        self, x0: Float[Array, "B *D"], xt: Float[Array, "B *D"], time: Float[Array, "B"]
+        self, x0: Float[Array, "B *D"], xt: Float[Array, "B *D"], time: Time
     ) -> Float[Array, "B *D"]:
         """The noise that makes xt of x0."""
         alpha, sigma = self.coefficients(time, xt)
-        return (xt - alpha * x0) / sigma
+        return ratio(xt - alpha * x0, sigma)
+
+    def from_x0(
+        self, x0: Float[Array, "B *D"], xt: Float[Array, "B *D"], time: Time
+    ) -> Float[Array, "B *D"]:
+        """The prediction that means x0: the inverse of ``to_x0``."""
+        return self.target(x0, self.to_noise(x0, xt, time), time)
 
     def denoiser(self, network: Callable[[Array, Array], Array]) -> Denoise:
         """Turns ``network(xt, time) -> prediction`` into a denoiser."""
         return lambda xt, time: self.to_x0(network(xt, time), xt, time)
 
 
-def edm_denoiser(network: Callable[[Array, Array], Array], sigma_data: float = 0.5) -> Denoise:
-    """Karras et al. 2022, Eq. 7: D(x, s) = c_skip x + c_out F(c_in x, log(s) / 4); ``time`` holds sigma here."""
+def edm_denoiser(
+    network: Callable[[Array, Array], Array], schedule: Schedule, sigma_data: float = 0.5
+) -> Denoise:
+    """A denoiser whose network sees and makes numbers of unit size at every time.
 
-    def denoise(x: Array, sigma: Array) -> Array:
-        total = jnp.sqrt(sigma**2 + sigma_data**2)
-        skip, out, scale = sigma_data**2 / total**2, sigma * sigma_data / total, 1.0 / total
-        return like(skip, x) * x + like(out, x) * network(like(scale, x) * x, jnp.log(sigma) / 4)
+    D(x, t) = c_skip x + c_out F(c_in x, log(sigma / alpha) / 4)       (Karras et al. 2022, Eq. 7, there with alpha = 1)
+    """
+
+    def denoise(x: Array, time: Array) -> Array:
+        time = as_float(time)
+        alpha, sigma = schedule.alpha(time), schedule.sigma(time)
+        total = jnp.sqrt(jnp.square(alpha * sigma_data) + jnp.square(sigma))
+        skip = alpha * sigma_data**2 / jnp.square(total)
+        out, scale = sigma * sigma_data / total, 1.0 / total
+        level = -log_snr(schedule, jnp.maximum(time, schedule.min_time)) / 8.0
+        return like(skip, x) * x + like(out, x) * network(like(scale, x) * x, level)
 
     return denoise
