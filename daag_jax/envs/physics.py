@@ -47,7 +47,8 @@ class Physics:
         data = self.blank.replace(
             qpos=state.qpos, qvel=state.qvel, ctrl=ctrl, qacc_warmstart=state.warmstart
         )
-        data = mjx.step(self.mjx_model, data)
+        with jax.numpy_rank_promotion("allow"):  # MJX relies on it; our own code does not
+            data = mjx.step(self.mjx_model, data)
         return PhysicsState(data.qpos, data.qvel, ctrl, data.qacc_warmstart)
 
     def follow(self, state: PhysicsState, ctrls: Float[Array, "N U"]) -> PhysicsState:

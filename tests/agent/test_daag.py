@@ -1,0 +1,123 @@
+"""The lifelong loop end to end, tiny: shipped CLIP, a recolouring editor, real physics; interrupted and continued."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from daag_jax.agent.augmenter import make_augmenter, make_looker
+from daag_jax.agent.daag import DaagConfig, Programs, World, run_daag
+from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
+from daag_jax.algorithms.self_imitation import SelfImitationConfig
+from daag_jax.assets import asset
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
+from daag_jax.networks.clip import weights
+from daag_jax.networks.clip.config import COMPACT_CLIP
+
+POLICY = SelfImitationConfig(width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,))
+CONFIG = DaagConfig(
+    tasks=("Grasp the red object", "Grasp the green object"),
+    iterations=2,
+    episodes=4,
+    train_steps=2,
+    batch=4,
+    capacity=64,
+    policy=POLICY,
+)
+
+
+class Stop(Exception):
+    """The end of an interrupted run."""
+
+
+@pytest.fixture(scope="module")
+def parts():
+    env = RgbStacking(RgbStackingConfig(cameras=("front_left",), horizon=1))
+    world = World(
+        env,
+        jax.jit(make_scorer(DetectorConfig())),
+        make_looker(env),
+        make_augmenter("recolour", env, None),
+    )
+    detector = make_detector(
+        weights.load(asset("clip.safetensors"), COMPACT_CLIP), env.captions, DetectorConfig()
+    )
+    # so low that an untrained detector sees something in most frames
+    detector = detector._replace(thresholds=jnp.full_like(detector.thresholds, 0.02))
+    return world, detector, Programs(world, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def whole(parts):
+    world, detector, programs = parts
+    return run_daag(world, detector, CONFIG, programs=programs)
+
+
+def test_every_episode_is_accounted_for(whole):
+    assert [row["task"] for row in whole] == [t for t in CONFIG.tasks for _ in range(2)]
+    for row in whole:
+        outcomes = row["outcomes"]
+        counted = sum(
+            outcomes.get(name, 0) for name in ("matched", "achieved other", "achieved nothing")
+        )
+        assert counted == row["episodes"] == CONFIG.episodes
+        assert row["kept_valid"] <= row["kept"] and row["edited_valid"] <= row["edited"]
+        assert len(row["reached"]) == 1
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(parts, whole, tmp_path):
+    world, detector, programs = parts
+    seen = []
+
+    def interrupt(row):
+        seen.append(row)
+        if len(seen) == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_daag(world, detector, CONFIG, tmp_path, interrupt, programs)
+    rows = run_daag(world, detector, CONFIG, tmp_path, programs=programs)
+    np.testing.assert_equal(rows, whole)
+
+
+def test_the_reward_arm_needs_no_detector(parts):
+    world, _, programs = parts
+    rows = run_daag(
+        world, None, replace(CONFIG, arm="reward", tasks=CONFIG.tasks[:1]), programs=programs
+    )
+    assert all(row["edited"] == 0 and row["kept"] == row["rewarded"] for row in rows)
+
+
+def test_what_is_missing_is_named(parts):
+    world, _, programs = parts
+    with pytest.raises(ValueError, match="detector"):
+        run_daag(world, None, CONFIG, programs=programs)
+    with pytest.raises(ValueError, match="arm 'magic'"):
+        DaagConfig(arm="magic")
+
+
+@pytest.mark.slow
+def test_a_killed_process_continues_bit_for_bit(tmp_path):
+    """SIGKILL at a random moment, start again: the same rows as a run that nobody killed."""
+    code = (
+        "import sys, json; sys.path.insert(0, 'tests/agent'); import test_daag as t;"
+        "world, detector, programs = t.parts.__wrapped__();"
+        "rows = t.run_daag(world, detector, t.CONFIG, sys.argv[1], lambda r: print('row', flush=True), programs);"
+        "print(json.dumps(rows))"
+    )
+    start = lambda folder: subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / folder)], stdout=subprocess.PIPE, text=True
+    )
+    reference = start("whole").communicate()[0].splitlines()[-1]
+    killed = start("killed")
+    killed.stdout.readline()  # the first iteration is done
+    time.sleep(np.random.default_rng().uniform(0, 3))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert start("killed").communicate()[0].splitlines()[-1] == reference
