@@ -2,7 +2,8 @@
 
 The annotator is the simulator (as in the predecessor), but only for *known* captions: those of a novel task are masked
 in every real frame.  An edit that exchanges colours carries truths along: if "red on blue" is true of a frame, then
-"green on red" is true of the frame in which red became green and blue became red.  So edited frames teach novel captions
+"green on red" is true of the frame in which red became green and blue became red.  So edited frames teach novel
+captions
 with zero real examples of them, positives and negatives alike (DAAG, reward detector).
 """
 

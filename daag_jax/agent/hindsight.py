@@ -6,10 +6,12 @@
     A and G* disjoint         for g in A, g* in G* with can_swap(g, g*):         augmentation
                               keep (edit(o_0:t_g, swaps), a_0:t_g)
 
-Actions never change.  ``plan`` decides on the host, from scores alone; ``augmenter`` edits all clips of a plan together.
+Actions never change.  ``plan`` decides on the host, from scores alone; ``augmenter`` edits all clips of a plan
+together.
 
 Differs from the paper, which is silent (our choice): an episode whose sub-goals match is not edited as well
-(``edit_when_matched``), one desired sub-goal is served once per episode, by the earliest achieved one, and decisions long
+(``edit_when_matched``), one desired sub-goal is served once per episode, by the earliest achieved one, and
+decisions long
 before the sub-goal weigh less (``discount``).
 """
 

@@ -1,8 +1,11 @@
 """Language models as orchestrators: any OpenAI-compatible endpoint (Gemini, vLLM, Ollama), and replay of a transcript.
 
-A reply is checked by pydantic.  One that is not JSON, does not fit the schema, names an unknown colour, or never comes is
-a *counted outcome* (``counts``), asked again a bounded number of times, and at last answered by refusal: a bad reply can
-cost an episode, never the run.  Every exchange is written to a transcript, from which ``ReplayOrchestrator`` repeats a run
+A reply is checked by pydantic.  One that is not JSON, does not fit the schema, names an unknown colour, or never
+comes is
+a *counted outcome* (``counts``), asked again a bounded number of times, and at last answered by refusal: a bad
+reply can
+cost an episode, never the run.  Every exchange is written to a transcript, from which ``ReplayOrchestrator``
+repeats a run
 without a network, word for word.  Keys come from the environment alone and are never written.
 """
 

@@ -5,7 +5,8 @@ An orchestrator answers two questions (DAAG's two prompts):
     decompose(task)              -> the sub-goals, as captions, in order
     can_swap(achieved, desired)  -> could other colours turn the achieved caption into the desired one, and which?
 
-``RuleOrchestrator`` answers by grammar: exact, no network, the upper bound of any language model.  ``NoisyOrchestrator``
+``RuleOrchestrator`` answers by grammar: exact, no network, the upper bound of any language model.
+``NoisyOrchestrator``
 is wrong with a set probability, to measure what an agent owes to its language model.  ``llm`` has the real ones.
 """
 
@@ -115,7 +116,8 @@ class NoisyOrchestrator:
     """Answers of another orchestrator, each turned into its opposite with probability ``p_err``.
 
     An error is a function of (seed, question): asked again, it errs again, and a run can be repeated.  A refused swap
-    that becomes possible maps the first object named to the last one named: a wrong edit, as a language model's would be.
+    that becomes possible maps the first object named to the last one named: a wrong edit, as a language model's
+    would be.
     """
 
     inner: Orchestrator = RuleOrchestrator()

@@ -8,7 +8,8 @@ from __future__ import annotations
 SETTING = (
     "A robot gripper works above a table with coloured objects. Sub-goals are sentences of two kinds: "
     "'The robot is grasping the X object' and 'The X object is on top of the Y object'. "
-    "A diffusion model can change the colours of objects in recorded video. It cannot move, add, remove or reshape them. "
+    "A diffusion model can change the colours of objects in recorded video. "
+    "It cannot move, add, remove or reshape them. "
     "Answer with one JSON object and nothing else."
 )
 
@@ -21,7 +22,8 @@ DECOMPOSE = (
 )
 
 CAN_SWAP = (
-    "A video shows an achieved sub-goal. Could new colours alone make it show the desired one? Which colour becomes which?\n"
+    "A video shows an achieved sub-goal. Could new colours alone make it show the desired one? "
+    "Which colour becomes which?\n"
     "Achieved: The red object is on top of the blue object\nDesired: The green object is on top of the red object\n"
     'Answer: {"possible": true, "swaps": [["red", "green"], ["blue", "red"]], "reason": "the same relation"}\n'
     "Achieved: The red object is on top of the blue object\nDesired: The robot is grasping the green object\n"

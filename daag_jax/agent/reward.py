@@ -212,7 +212,8 @@ def false_success_rate(
 def goal_baseline(
     states: Float[Array, "B D"], goal: Float[Array, "D"], baseline: Float[Array, "D"], alpha: float
 ) -> Float[Array, "B"]:
-    """VLM-RM's reward 1 - |alpha proj_L s + (1 - alpha) s - g|^2 / 2, L the line from baseline to goal (Rocamonde 2024)."""
+    """VLM-RM's reward 1 - |alpha proj_L s + (1 - alpha) s - g|^2 / 2, L the line from baseline to goal (Rocamonde
+    2024)."""
     line = goal - baseline
     line = line / jnp.sqrt(jnp.sum(jnp.square(line)) + 1e-12)
     offset = states - goal[None]

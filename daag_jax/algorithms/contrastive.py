@@ -1,4 +1,5 @@
-"""Contrastive language-image pre-training with many true captions per image (CLIP, arXiv 2103.00020; SigLIP, 2303.15343).
+"""Contrastive language-image pre-training with many true captions per image (CLIP, arXiv 2103.00020; SigLIP,
+2303.15343).
 
     loss = -(1 / B) sum_ij m_ij w_ij log sigmoid( z_ij (exp(logit_scale) u_i . v_j + logit_bias) )
 
@@ -43,7 +44,8 @@ class ContrastiveConfig:
 
 
 def contrastive(config: ContrastiveConfig, captions: Sequence[str]) -> Algorithm:
-    """Trains CLIP on ``extras["image"]`` uint8 [B, H, W, 3], ``["truth"]`` bool [B, M] and ``["known"]`` bool [B, M]."""
+    """Trains CLIP on ``extras["image"]`` uint8 [B, H, W, 3], ``["truth"]`` bool [B, M] and ``["known"]`` bool [B,
+    M]."""
     clip = make_clip(config.clip)
     tokenizer = WordTokenizer(config.clip.text_config.max_position_embeddings)
     tokens = jnp.asarray(tokenizer(captions))

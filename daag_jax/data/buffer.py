@@ -39,7 +39,9 @@ class LifelongBuffer(NamedTuple):
         block = jax.tree.map(np.asarray, jax.device_get(episodes))
         for name in ("observations", "actions", "rewards"):
             if not np.isfinite(getattr(block, name)).all():
-                raise ValueError(f"{name} of the episodes hold NaN or infinity; they are not stored.")
+                raise ValueError(
+                    f"{name} of the episodes hold NaN or infinity; they are not stored."
+                )
         return LifelongBuffer((*self.blocks, block), (*self.tasks, task))
 
 
@@ -120,9 +122,15 @@ def episode_steps(
 
 
 def sample_steps(
-    steps: Steps, size: Array, key: Key, batch: int, task: Float[Array, "D"] | None, edited_share: float
+    steps: Steps,
+    size: Array,
+    key: Key,
+    batch: int,
+    task: Float[Array, "D"] | None,
+    edited_share: float,
 ) -> Batch:
-    """A batch of single decisions.  ``edited_share`` is the total weight of edited against all steps; below 0 as they come."""
+    """A batch of single decisions.  ``edited_share`` is the total weight of edited against all steps; below 0 as
+    they come."""
     capacity = steps.weights.shape[0]
     is_there = jnp.arange(capacity) < size
     index = jax.random.categorical(key, jnp.where(is_there, 0.0, -jnp.inf), shape=(batch,))
@@ -141,9 +149,7 @@ def sample_steps(
     )
 
 
-def balanced(
-    steps: Steps, is_there: Bool[Array, "N"], edited_share: float
-) -> Float[Array, "N"]:
+def balanced(steps: Steps, is_there: Bool[Array, "N"], edited_share: float) -> Float[Array, "N"]:
     """Factors that give edited steps their share of the total weight, where both kinds exist."""
     weight = steps.weights * is_there
     edited = jnp.sum(weight * steps.is_edited)

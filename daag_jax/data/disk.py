@@ -40,7 +40,9 @@ def read_episodes(path: str | Path) -> tuple[Episode, str]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}); it is cut short, collect it again.") from error
+        raise ValueError(
+            f"{path} cannot be read ({error}); it is cut short, collect it again."
+        ) from error
     missing = [name for name in FIELDS if name not in tensors]
     if missing or metadata.get("kind") != "episodes":
         raise ValueError(f"{path} is no file of episodes (it has no {missing or 'kind'}).")

@@ -1,6 +1,7 @@
 """The conditions of ControlNet, from what the simulator sees: depth, normals and Canny edges.
 
-Depth is scaled over a *fixed* range of the scene, never per frame, so that it cannot flicker.  Edges are Canny's (1986):
+Depth is scaled over a *fixed* range of the scene, never per frame, so that it cannot flicker.  Edges are Canny's
+(1986):
 Gaussian, Sobel, non-maximum suppression, double threshold with hysteresis, all inside the graph.
 
 ``degrade`` makes the controls of an estimator out of the exact ones, to measure what an edit owes to the simulator.

@@ -53,7 +53,9 @@ class Clip(NamedTuple):
     rgb: UInt8[Array, "N T H W 3"]
     depth: Float[Array, "N T H W"]
     normals: Float[Array, "N T H W 3"]
-    segmentation: Int[Array, "N T H W"]  # 0 background, 1 .. J objects, above J what must not change
+    segmentation: Int[
+        Array, "N T H W"
+    ]  # 0 background, 1 .. J objects, above J what must not change
 
 
 class Prompts(NamedTuple):
@@ -161,7 +163,9 @@ def edit_in_chunks(
     groups = -(-(frames - 1) // size)
 
     def grouped(x: Array) -> Array:
-        rest = jnp.concatenate([x[:, 1:], jnp.repeat(x[:, -1:], groups * size - frames + 1, axis=1)], 1)
+        rest = jnp.concatenate(
+            [x[:, 1:], jnp.repeat(x[:, -1:], groups * size - frames + 1, axis=1)], 1
+        )
         rest = rest.reshape(x.shape[0], groups, size, *x.shape[2:])
         first = jnp.broadcast_to(x[:, None, :1], (x.shape[0], groups, 1, *x.shape[2:]))
         return jnp.moveaxis(jnp.concatenate([first, rest], axis=2), 1, 0)
@@ -225,7 +229,7 @@ def make_denoiser(
         context = jnp.concatenate([context, empty])
     regions = region_weights(flat.segmentation, spec.num_objects, spec.vae.downsampling)
     regions = twice(regions)
-    attend = dict(frames=frames, attention=config.attention)
+    attend = {"frames": frames, "attention": config.attention}
     conditions = None
     if config.control:
         controls = stack_controls(flat.rgb, flat.depth, flat.normals, config.controls)
@@ -239,9 +243,7 @@ def make_denoiser(
                 {"params": params.controlnet}, xt, step, context, conditions, regions, **attend
             )
             residuals = jax.tree.map(lambda r: config.control * r, residuals)
-        return unet.apply(
-            {"params": params.unet}, xt, step, context, regions, residuals, **attend
-        )
+        return unet.apply({"params": params.unet}, xt, step, context, regions, residuals, **attend)
 
     denoise = process.denoiser(network)
     return classifier_free_fused(denoise, config.guidance) if is_guided else denoise

@@ -61,7 +61,9 @@ def swap_mapping(
     for color in (c for pair in pairs for c in pair):
         if color not in PALETTE_NAMES:
             near = difflib.get_close_matches(color, PALETTE_NAMES, n=1, cutoff=0.0)[0]
-            raise ValueError(f"color {color!r} is not in the palette; the nearest name is {near!r}.")
+            raise ValueError(
+                f"color {color!r} is not in the palette; the nearest name is {near!r}."
+            )
     if len({source for source, _ in pairs}) != len(pairs):
         raise ValueError(f"swaps {pairs} give one colour two targets; give each colour once.")
     mapping = {color: color for color in present}
@@ -111,9 +113,7 @@ def dilate(mask: Bool[Array, "*B H W"], radius: int) -> Bool[Array, "*B H W"]:
     size = 2 * abs(radius) + 1
     window = (1,) * (mask.ndim - 2) + (size, size)
     values = (mask if radius > 0 else ~mask).astype(jnp.float32)
-    grown = jax.lax.reduce_window(
-        values, 0.0, jax.lax.max, window, (1,) * mask.ndim, "SAME"
-    ) > 0
+    grown = jax.lax.reduce_window(values, 0.0, jax.lax.max, window, (1,) * mask.ndim, "SAME") > 0
     return grown if radius > 0 else ~grown
 
 

@@ -42,4 +42,6 @@ def sharded(function: Callable[..., Any], mesh: Mesh, axis: str = "data") -> Cal
     each device ends when its own worlds do.
     """
     spec = PartitionSpec(axis)
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    return jax.jit(
+        jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    )

@@ -64,11 +64,15 @@ def rollout(
         state, history = carry
         after = jax.vmap(env.step)(state, action)
         was_done = state.done > 0
-        frozen = lambda new, old: jnp.where(was_done.reshape((-1,) + (1,) * (new.ndim - 1)), old, new)
+        frozen = lambda new, old: jnp.where(
+            was_done.reshape((-1,) + (1,) * (new.ndim - 1)), old, new
+        )
         after = jax.tree.map(frozen, after, state)
         after = after.replace(reward=jnp.where(was_done, 0.0, after.reward))
         seen = observed(after)
-        history = tuple(jnp.concatenate([h[:, 1:], s[:, None]], 1) for h, s in zip(history, seen, strict=True))
+        history = tuple(
+            jnp.concatenate([h[:, 1:], s[:, None]], 1) for h, s in zip(history, seen, strict=True)
+        )
         out = record(env, after) | {
             "observations": seen[0],
             "images": seen[1],

@@ -33,7 +33,9 @@ class Estimate(NamedTuple):
 def success_rate(successes: int, episodes: int, z: float = 1.959964) -> Estimate:
     """A rate with Wilson's interval."""
     if episodes < 1 or not 0 <= successes <= episodes:
-        raise ValueError(f"successes={successes} of episodes={episodes} is not a rate; count again.")
+        raise ValueError(
+            f"successes={successes} of episodes={episodes} is not a rate; count again."
+        )
     rate = successes / episodes
     scale = 1 + z**2 / episodes
     centre = (rate + z**2 / (2 * episodes)) / scale
@@ -61,7 +63,9 @@ def paired_difference(
     table = {"difference": (ours - theirs)[:, None]}
     with repeatable():
         point, interval = library.get_interval_estimates(table, aggregate, reps=reps)
-    return Estimate(float(point["difference"][0]), *(float(x) for x in interval["difference"][:, 0]))
+    return Estimate(
+        float(point["difference"][0]), *(float(x) for x in interval["difference"][:, 0])
+    )
 
 
 @contextlib.contextmanager
@@ -82,11 +86,15 @@ def finite(scores) -> np.ndarray:
     """Scores as an array; refuses what cannot be averaged."""
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
-        raise ValueError(f"scores {scores} must be a non-empty list of finite numbers, one per seed.")
+        raise ValueError(
+            f"scores {scores} must be a non-empty list of finite numbers, one per seed."
+        )
     return scores
 
 
-def episodes_to(threshold: float, curve: Float[np.ndarray, "N"], episodes: Float[np.ndarray, "N"]) -> float:
+def episodes_to(
+    threshold: float, curve: Float[np.ndarray, "N"], episodes: Float[np.ndarray, "N"]
+) -> float:
     """Episodes at which a learning curve first reaches a threshold, interpolated; infinite where it never does."""
     above = np.flatnonzero(np.asarray(curve) >= threshold)
     if above.size == 0:

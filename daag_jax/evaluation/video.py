@@ -113,7 +113,9 @@ def read(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
         return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; give a folder of .png frames, or an .mp4.")
-    reader = imageio_ffmpeg.read_frames(str(path))  # (mediapy's asks for an option that ffmpeg 8 dropped)
+    reader = imageio_ffmpeg.read_frames(
+        str(path)
+    )  # (mediapy's asks for an option that ffmpeg 8 dropped)
     width, height = next(reader)["size"]
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 

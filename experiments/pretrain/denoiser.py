@@ -23,8 +23,8 @@ from daag_jax.assets import ASSETS, asset
 from daag_jax.editing.controls import stack_controls
 from daag_jax.editing.prompts import BACKGROUND, NO_PROMPT, object_prompt
 from daag_jax.envs.palette import PALETTE_NAMES
-from daag_jax.networks.clip.config import COMPACT_CLIP
 from daag_jax.networks.clip import weights as clip_weights
+from daag_jax.networks.clip.config import COMPACT_CLIP
 from daag_jax.networks.clip.model import make_text_encoder
 from daag_jax.networks.clip.tokenizer import WordTokenizer
 from daag_jax.networks.stable_diffusion.config import COMPACT_VAE

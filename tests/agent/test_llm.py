@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_a_transcript_repeats_the_run_and_holds_no_key(model):
     replay = ReplayOrchestrator(path)
     assert replay.can_swap(grasping("green"), grasping("red")) == first
     assert replay.decompose("Stack the red object on top of the blue object") == goals
-    assert SECRET not in open(path).read()
+    assert SECRET not in Path(path).read_text()
     with pytest.raises(KeyError, match="record the run again"):
         replay.can_swap(grasping("pink"), grasping("red"))
 

@@ -6,10 +6,12 @@ Two action modes:
     cartesian   velocity (x, y, z, yaw) and gripper in [-1, 1], 20 Hz, 400 steps: the official one
 
 A task is data (``info["task"]``: kind and the objects concerned), so one compiled step serves all tasks, and so are the
-colours of the cubes.  Success is the official predicate: centres within 5 cm in the plane, the upper one on the lower one,
+colours of the cubes.  Success is the official predicate: centres within 5 cm in the plane, the upper one on the
+lower one,
 released.  Truths come from geometry (``rgb_stacking_scenes.relations_of``); a test holds them against contacts.
 
-Differs from the original: no arm; cubes of 5 cm; and primitives read the cubes' heights from the simulator to know how far
+Differs from the original: no arm; cubes of 5 cm; and primitives read the cubes' heights from the simulator to know
+how far
 to descend, as the predecessor's inverse kinematics did.  The agent sees pixels and its own gripper only.
 """
 
@@ -72,7 +74,9 @@ class RgbStackingConfig:
             raise ValueError(f"mode {self.mode!r} is unknown; use one of {MODES}.")
         color_indices(self.colors)
         if len(set(self.colors)) != len(self.colors):
-            raise ValueError(f"colors {self.colors} repeat; sentences need three different colours.")
+            raise ValueError(
+                f"colors {self.colors} repeat; sentences need three different colours."
+            )
         parse_task(self.task, self.colors)
 
 
@@ -110,7 +114,8 @@ def task_sentences(colors: tuple[str, ...] = ("red", "green", "blue")) -> tuple[
     grasps = [f"Grasp the {a} object" for a in colors]
     pair = "Stack the {} object on top of the {} object"
     pairs = [pair.format(a, b) for a in colors for b in colors if a != b]
-    return tuple([*grasps, *pairs, pair.format(*colors[:2]) + f" on top of the {colors[2]} object"])
+    tower = pair.format(*colors[:2]) + f" on top of the {colors[2]} object"
+    return (*grasps, *pairs, tower)
 
 
 def is_success(relations: Relations, task: Task) -> Bool[Array, ""]:
@@ -229,7 +234,13 @@ class RgbStacking:
             return jnp.concatenate([place, jnp.stack([height, zero, finger, finger])])
 
         goals = jnp.stack(
-            [ctrl, target(hover, before), target(low, before), target(low, after), target(hover, after)]
+            [
+                ctrl,
+                target(hover, before),
+                target(low, before),
+                target(low, after),
+                target(hover, after),
+            ]
         )
         phase = np.repeat(np.arange(len(PHASES)), PHASES)
         done = np.concatenate([np.minimum(1.0, np.arange(1, n + 1) / (RAMP * n)) for n in PHASES])
@@ -251,7 +262,10 @@ class RgbStacking:
 
 def _held(qpos: Float[Array, "Q"]) -> Bool[Array, "3"]:
     """Which cubes are between the fingers, lifted or not."""
-    offset = body.cube_positions(qpos) - (qpos[:3] - jnp.array([0.0, 0.0, body.TIP - body.CUBE]))[None, :]
+    offset = (
+        body.cube_positions(qpos)
+        - (qpos[:3] - jnp.array([0.0, 0.0, body.TIP - body.CUBE]))[None, :]
+    )
     is_near = (jnp.linalg.norm(offset[:, :2], axis=-1) < body.CUBE) & (jnp.abs(offset[:, 2]) < 0.03)
     return is_near & (jnp.sum(qpos[4:6]) < 2 * (1.45 * body.CUBE + body.FINGER_RADIUS))
 

@@ -103,7 +103,8 @@ def mjcf(timestep: float = 0.005, iterations: int = 1, ls_iterations: int = 4) -
   <actuator>
     <position joint="x" kp="400" kv="30"/><position joint="y" kp="400" kv="30"/><position joint="z" kp="400" kv="30"/>
     <position joint="yaw" kp="4" kv="0.4"/>
-    <position joint="left" kp="150" kv="8" forcerange="-6 6"/><position joint="right" kp="150" kv="8" forcerange="-6 6"/>
+    <position joint="left" kp="150" kv="8" forcerange="-6 6"/>
+    <position joint="right" kp="150" kv="8" forcerange="-6 6"/>
   </actuator>
 </mujoco>"""
 
