@@ -51,7 +51,7 @@ class DetectorConfig:
     """Finetuning and calibration; our choice, but for the precision (the predecessor prefers it to recall)."""
 
     clip: ClipConfig = COMPACT_CLIP
-    steps: int = 150
+    steps: int = 250
     batch: int = 32
     learning_rate: float = 3e-4
     positive_weight: float = 4.0

@@ -29,7 +29,7 @@ class Config:
 
     preset: Literal["full", "smoke"] = "full"
     seeds: int = 5
-    setup: DemoConfig = DemoConfig()
+    setup: DemoConfig = DemoConfig(has_oracle=True)
     directory: str = "runs/experiments/daag/reward_detector"
 
 
