@@ -141,10 +141,13 @@ def make_editor(config: EditorConfig = EditorConfig(), spec: EditorSpec = Editor
     def edit(
         params: EditorParams, clip: Clip, prompts: Prompts, is_edited: Bool[Array, "N J"], key: Key
     ) -> UInt8[Array, "N T H W 3"]:
-        frames = clip.rgb.shape[1]
-        if frames <= config.chunk:
-            return edit_at_once(config, spec, params, clip, prompts, is_edited, key)
-        return edit_in_chunks(config, spec, params, clip, prompts, is_edited, key)
+        clips, frames, height, width, _ = clip.rgb.shape
+        factor = spec.vae.downsampling
+        shape = (height // factor, width // factor, spec.vae.latent_channels)
+        noise = frame_noise(config.noise, clip.segmentation, shape, key, spec.num_objects)
+        noise = noise.reshape(clips, frames, *shape)
+        run = edit_at_once if frames <= config.chunk else edit_in_chunks
+        return run(config, spec, params, clip, prompts, is_edited, noise)
 
     return edit
 
@@ -156,7 +159,7 @@ def edit_in_chunks(
     clip: Clip,
     prompts: Prompts,
     is_edited: Bool[Array, "N J"],
-    key: Key,
+    noise: Float[Array, "N T h w D"],
 ) -> UInt8[Array, "N T H W 3"]:
     """Frames 1 .. T-1 in groups, each behind frame 0, which all of them may attend to: memory is that of one group."""
     frames, size = clip.rgb.shape[1], config.chunk - 1
@@ -170,9 +173,10 @@ def edit_in_chunks(
         first = jnp.broadcast_to(x[:, None, :1], (x.shape[0], groups, 1, *x.shape[2:]))
         return jnp.moveaxis(jnp.concatenate([first, rest], axis=2), 1, 0)
 
-    # one key for all groups: frame 0 and the shared noise are the same in each
-    run = lambda part: edit_at_once(config, spec, params, Clip(*part), prompts, is_edited, key)
-    edited = jnp.moveaxis(jax.lax.map(run, tuple(map(grouped, clip))), 0, 1)
+    def run(part: tuple[Clip, Array]) -> Array:
+        return edit_at_once(config, spec, params, part[0], prompts, is_edited, part[1])
+
+    edited = jnp.moveaxis(jax.lax.map(run, jax.tree.map(grouped, (clip, noise))), 0, 1)
     rest = edited[:, :, 1:].reshape(edited.shape[0], -1, *edited.shape[3:])[:, : frames - 1]
     return jnp.concatenate([edited[:, 0, :1], rest], axis=1)
 
@@ -184,15 +188,14 @@ def edit_at_once(
     clip: Clip,
     prompts: Prompts,
     is_edited: Bool[Array, "N J"],
-    key: Key,
+    noise: Float[Array, "N T h w D"],
 ) -> UInt8[Array, "N T H W 3"]:
     """All frames in one batch of the networks."""
-    clips, frames, height, width, _ = clip.rgb.shape
-    factor = spec.vae.downsampling
+    frames, factor = clip.rgb.shape[1], spec.vae.downsampling
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), clip)
     mask = edit_mask(flat.segmentation, jnp.repeat(is_edited, frames, axis=0))
     source = encode(spec, params, flat.rgb)
-    noise = frame_noise(config.noise, clip.segmentation, source.shape[1:], key, spec.num_objects)
+    noise = noise.reshape(source.shape)
     process = GaussianProcess(scaled_linear(), spec.parameterisation)
     denoise = make_denoiser(config, spec, params, process, flat, prompts, frames)
     project = None

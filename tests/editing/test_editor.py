@@ -155,7 +155,6 @@ def test_chunks_behind_frame_zero_give_the_same_edit_as_all_frames_at_once():
     assert gap.max() <= 1  # rounding to 8 bits
 
 
-@pytest.mark.xfail(raises=jax.errors.KeyReuseError, strict=True, reason="chunks share one key")
 def test_no_key_is_used_twice_by_chunks():
     jit(make_editor(EditorConfig(steps=1, chunk=2), SPEC))(
         params(), clip(), prompts(), jnp.ones((1, 3), bool), jax.random.key(0)
