@@ -1,10 +1,9 @@
 """Builds reward detectors: labelled frames of the tasks that are known, edited frames for those that are not.
 
-The annotator is the simulator (as in the predecessor), but only for *known* captions: those of a novel task are masked
-in every real frame.  An edit that exchanges colours carries truths along: if "red on blue" is true of a frame, then
-"green on red" is true of the frame in which red became green and blue became red.  So edited frames teach novel
-captions
-with zero real examples of them, positives and negatives alike (DAAG, reward detector).
+The annotator is the simulator (as in the predecessor), but only for *known* captions: those of a novel task are
+masked in every real frame.  An edit that exchanges colours carries truths along: if "red on blue" is true of a frame,
+then "green on red" is true of the frame in which red became green and blue became red.  So edited frames teach novel
+captions with zero real examples of them, positives and negatives alike (DAAG, reward detector).
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ Actions never change.  ``plan`` decides on the host, from scores alone; ``augmen
 together.
 
 Differs from the paper, which is silent (our choice): an episode whose sub-goals match is not edited as well
-(``edit_when_matched``), one desired sub-goal is served once per episode, by the earliest achieved one, and
-decisions long
-before the sub-goal weigh less (``discount``).
+(``edit_when_matched``), one desired sub-goal is served once per episode, by the earliest achieved one, and decisions
+long before the sub-goal weigh less (``discount``).
 """
 
 from __future__ import annotations

@@ -6,16 +6,17 @@ An orchestrator answers two questions (DAAG's two prompts):
     can_swap(achieved, desired)  -> could other colours turn the achieved caption into the desired one, and which?
 
 ``RuleOrchestrator`` answers by grammar: exact, no network, the upper bound of any language model.
-``NoisyOrchestrator``
-is wrong with a set probability, to measure what an agent owes to its language model.  ``llm`` has the real ones.
+``NoisyOrchestrator`` is wrong with a set probability, to measure what an agent owes to its language model.  ``llm`` has
+the real ones.  What to look for in old episodes (``extract_query``) follows from the two answers: no third prompt.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 GRASPING = re.compile(r"^the robot is grasping the (\w+) object\.?$", re.IGNORECASE)
 ON_TOP = re.compile(r"^the (\w+) object is on top of the (\w+) object\.?$", re.IGNORECASE)
@@ -33,6 +34,7 @@ class SwapDecision(NamedTuple):
     reason: str = ""
 
 
+@runtime_checkable
 class Orchestrator(Protocol):
     """Anything that can break a task down and judge a swap."""
 
@@ -70,6 +72,23 @@ def grasping(color: str) -> str:
 def on_top(top: str, bottom: str) -> str:
     """The caption of a stack of two."""
     return f"The {top} object is on top of the {bottom} object"
+
+
+def caption_of(statement: Statement) -> str:
+    """The caption that states a relation: the inverse of :func:`read_caption`."""
+    sentence = grasping if statement.relation == "grasping" else on_top
+    return sentence(*statement.objects)
+
+
+def extract_query(
+    orchestrator: Orchestrator, task: str, captions: Sequence[str]
+) -> tuple[str, ...]:
+    """The captions worth looking for in the episodes of other tasks: sub-goals, and what a swap turns into one."""
+    goals = orchestrator.decompose(task)
+    is_useful = lambda g: (
+        g in goals or any(orchestrator.can_swap(g, goal).possible for goal in goals)
+    )
+    return tuple(filter(is_useful, captions))
 
 
 @dataclass(frozen=True)
@@ -116,8 +135,8 @@ class NoisyOrchestrator:
     """Answers of another orchestrator, each turned into its opposite with probability ``p_err``.
 
     An error is a function of (seed, question): asked again, it errs again, and a run can be repeated.  A refused swap
-    that becomes possible maps the first object named to the last one named: a wrong edit, as a language model's
-    would be.
+    that becomes possible maps the first object named to the last one named: a wrong edit, as a language model's would
+    be.
     """
 
     inner: Orchestrator = RuleOrchestrator()

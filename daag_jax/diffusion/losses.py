@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from daag_jax.diffusion.process import GaussianProcess, like
-from daag_jax.diffusion.schedules import Schedule, derivatives, log_snr, time_at, time_of
+from daag_jax.diffusion.schedules import Schedule, derivatives, log_snr, ratio, time_at, time_of
 from daag_jax.types import Key
 
 WEIGHTINGS = ("uniform", "target", "min_snr", "snr", "x0", "edm")
@@ -55,7 +55,7 @@ def weight_of(
         return on_x0
     if process.parameterisation == "velocity":
         alpha_slope, sigma_slope = derivatives(process.schedule, time)
-        return on_x0 * jnp.square(sigma / (alpha_slope * sigma - sigma_slope * alpha))
+        return on_x0 * jnp.square(ratio(sigma, alpha_slope * sigma - sigma_slope * alpha))
     gain = {  # |d target / d x0| at a given xt
         "noise": alpha / sigma,
         "v": (jnp.square(alpha) + jnp.square(sigma)) / sigma,

@@ -144,13 +144,16 @@ def sample(
     eta = 1.0 if method == "ddpm" else eta
     is_noisy = is_stochastic(method, eta, churn, key)
     num = times.shape[0] - 1
-    keys = jax.random.split(key, num) if is_noisy else None  # scanned over, like the index
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    def step(carry: Carry, inputs: tuple[Array, Key | None]) -> tuple[Carry, None]:
-        index, step_key = inputs
+    def step(carry: Carry, index: Array) -> tuple[Carry, None]:
         x, time, after = carry.x, times[index], times[index + 1]
-        z = temperature * jax.random.normal(step_key, x.shape, x.dtype) if is_noisy else None
+        z = None
+        if (
+            is_noisy
+        ):  # folded in, not split and scanned over: the reuse check refuses that under vmap
+            step_key = jax.random.fold_in(key, index)
+            z = temperature * jax.random.normal(step_key, x.shape, x.dtype)
         if churn is not None:
             x, time = add_churn(schedule, x, time, num, churn, z)
         x0 = denoise(x, jnp.full((x.shape[0],), time)).astype(x.dtype)
@@ -166,7 +169,7 @@ def sample(
             moved = project(carry.x, moved, after, context)
         return Carry(moved.astype(x.dtype), x0), None
 
-    carry, _ = jax.lax.scan(step, Carry(x, jnp.zeros_like(x)), (jnp.arange(num), keys))
+    carry, _ = jax.lax.scan(step, Carry(x, jnp.zeros_like(x)), jnp.arange(num))
     return carry.x
 
 

@@ -1,8 +1,8 @@
 """Colour science: sRGB to CIELAB, CIEDE2000, and which palette name a pixel shows.
 
 A shaded cube of one colour covers a path of shades, so a name has several prototypes: its sRGB value times each of
-``SHADES`` (what the renderer's light can do to it).  The nearest prototype names the pixel; beyond ``REJECT``
-nothing does.
+``SHADES`` (what the renderer's light can do to it).  The nearest prototype names the pixel; beyond ``REJECT`` nothing
+does.
 """
 
 from __future__ import annotations

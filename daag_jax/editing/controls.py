@@ -70,7 +70,7 @@ def canny(rgb: UInt8[Array, "H W 3"], config: ControlConfig) -> Float[Array, "H 
         is_peak = is_peak | ((sector == index) & above)
     weak, strong = is_peak & (size > config.low), is_peak & (size > config.high)
 
-    def grow(_: int, edges: Array) -> Array:
+    def grow(_: Array, edges: Array) -> Array:
         near = edges.astype(jnp.float32)
         near = sum(shifted(near, d, r) for d in (-1, 0, 1) for r in (-1, 0, 1)) > 0
         return edges | (near & weak)

@@ -3,11 +3,9 @@
     python -m experiments.daag.editor                   # about 15 min on two CPU cores
     python -m experiments.daag.editor --preset smoke    # 3 min
 
-Held-out expert episodes (seeds that no training saw), seen by two cameras; every clip swaps the colours of all
-three cubes
-by a random permutation.  Rows: the full editor, its ablations, per-frame in-painting (ROSIE-like), masked
-recolour, and the
-unedited source as the floor.  Intervals are bootstraps over episodes.
+Held-out expert episodes (seeds that no training saw), seen by two cameras; every clip swaps the colours of all three
+cubes by a random permutation.  Rows: the full editor, its ablations, per-frame in-painting (ROSIE-like), masked
+recolour, and the unedited source as the floor.  Intervals are bootstraps over episodes.
 
 Expect of the full editor: colour right >= 0.98 of frames, no robot pixel changed, silhouette IoU >= 0.9 of the
 oracle's.

@@ -4,9 +4,9 @@
     python -m experiments.daag.reward_detector --preset smoke   # 3 min
 
 CLIP is finetuned on frames labelled for the known captions only; on those and their diffusion edits; on those and the
-simulator's re-renders (the upper bound).  Tested on real frames of the novel captions.  Per seed, all three see
-the same
-labelled frames.  Expect: edits above no edits, intervals apart; at least 0.9 of the re-renders' average precision.
+simulator's re-renders (the upper bound).  Tested on real frames of the novel captions.  Per seed, all three see the
+same labelled frames.  Expect: edits above no edits, intervals apart; at least 0.9 of the re-renders' average
+precision.
 """
 
 from __future__ import annotations

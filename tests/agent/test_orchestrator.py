@@ -2,7 +2,15 @@
 
 import pytest
 
-from daag_jax.agent.orchestrator import NoisyOrchestrator, RuleOrchestrator, grasping, on_top
+from daag_jax.agent.orchestrator import (
+    NoisyOrchestrator,
+    RuleOrchestrator,
+    caption_of,
+    extract_query,
+    grasping,
+    on_top,
+    read_caption,
+)
 
 RULES = RuleOrchestrator()
 
@@ -57,6 +65,24 @@ def test_the_same_relation_with_other_colours_can_be_had(achieved, desired, swap
 def test_what_colours_cannot_do_is_refused(achieved, desired):
     decision = RULES.can_swap(achieved, desired)
     assert not decision.possible and decision.reason and not decision.swaps
+
+
+@pytest.mark.parametrize("caption", [grasping("pink"), on_top("red", "cyan")])
+def test_reading_a_caption_inverts_stating_it(caption):
+    assert caption_of(read_caption(caption)) == caption
+    assert caption_of(read_caption(f"  {caption.upper()}. ")) == caption
+
+
+def test_what_is_looked_for_can_become_a_sub_goal():
+    captions = [grasping("red"), grasping("blue"), on_top("red", "blue"), on_top("blue", "green")]
+    query = lambda task: extract_query(RULES, task, [*captions, "The robot rests"])
+    assert query("Grasp the red object") == (grasping("red"), grasping("blue"))
+    assert query("Stack the red object on top of the blue object") == tuple(captions)
+
+
+def test_a_noisy_planner_forgets_all_but_the_last_goal():
+    task = "Stack the red object on top of the blue object"
+    assert NoisyOrchestrator(p_err=1.0).decompose(task) == (on_top("red", "blue"),)
 
 
 def test_errors_have_their_rate_and_repeat():

@@ -35,7 +35,10 @@ def flow_end(schedule, x, begin, end):
 @pytest.mark.parametrize("name", ["vp_sde", "ve", "rectified_flow"])
 def test_ode_samplers_converge_at_their_order_in_float64(method, order, name):
     schedule = getattr(schedules, name)()
-    first, last = (0.7, 0.35) if name == "ve" else (0.8, 0.2)
+    first, last = (
+        0.7,
+        0.35,
+    )  # on 0.8 .. 0.2 the leading error of 2M happens to cancel on rectified_flow
     with jax.enable_x64(True):
         begin, end = jnp.float64(first), jnp.float64(last)
         x = schedule.alpha(begin) * MEAN + schedule.sigma(begin) * jnp.array([[1.5], [-0.7]])
@@ -56,7 +59,7 @@ def test_every_sampler_reaches_the_gaussian_from_pure_noise(method, name, key):
     schedule = getattr(schedules, name)()
     noise_key, sample_key = jax.random.split(key)
     x = prior(schedule, noise_key, (4000, 1))
-    times = schedules.ending_times(schedule, 60)
+    times = schedules.ending_times(schedule, 200)
     out = sample(gaussian_denoiser(schedule), schedule, x, times, sample_key, method)
     assert float(out.mean()) == pytest.approx(MEAN, abs=0.03)
     assert float(out.std()) == pytest.approx(SPREAD, abs=0.04)
@@ -152,14 +155,14 @@ def test_low_temperature_narrows_the_samples(key):
 
 def test_inversion_comes_back_to_the_data():
     schedule = schedules.scaled_linear()
-    denoise, times = gaussian_denoiser(schedule), schedules.leading_times(schedule, 100)
+    denoise, times = gaussian_denoiser(schedule), schedules.leading_times(schedule, 500)
     x0 = jnp.array([[0.2], [1.1]])
     noise = invert(denoise, schedule, x0, times)
     back = sample(denoise, schedule, noise, times)
     np.testing.assert_allclose(back, x0, atol=0.02)
     # and the noise is the one that the flow joins with x0
     exact = flow_end(schedule, x0, times[-1], times[0])
-    np.testing.assert_allclose(noise, exact, atol=0.06)
+    np.testing.assert_allclose(noise, exact, atol=0.02)
 
 
 def test_a_warm_start_stays_near_and_a_cold_one_forgets(key):

@@ -172,7 +172,9 @@ def test_shading_of_a_lambertian_object_fits_and_noise_does_not():
     linear = 0.5 * basis[..., :1] + 0.2
     video = jnp.broadcast_to(linear ** (1 / 2.2), (2, 12, 12, 3))
     mask = jnp.ones((2, 12, 12), bool).at[1].set(False)
-    quality, beta = jit(geometry.shading_fit)(video, basis, mask, ridge=1e-7)
+    quality, beta = jit(geometry.shading_fit, static_argnames="ridge")(
+        video, basis, mask, ridge=1e-7
+    )
     assert float(quality[0]) > 0.999 and np.isnan(quality[1])
     np.testing.assert_allclose(beta[0], [0.5, 0.2], atol=1e-2)
     noise = jax.random.uniform(jax.random.key(9), video.shape)

@@ -5,14 +5,13 @@ Two action modes:
     primitive   (x, y, pick or place) in [-1, 1]: one step is a whole motion, as in the predecessor (arXiv 2307.09668)
     cartesian   velocity (x, y, z, yaw) and gripper in [-1, 1], 20 Hz, 400 steps: the official one
 
-A task is data (``info["task"]``: kind and the objects concerned), so one compiled step serves all tasks, and so are the
-colours of the cubes.  Success is the official predicate: centres within 5 cm in the plane, the upper one on the
-lower one,
-released.  Truths come from geometry (``rgb_stacking_scenes.relations_of``); a test holds them against contacts.
+A task is data (``info["task"]``: kind and the objects concerned), so one compiled step serves all tasks, and so are
+the colours of the cubes.  Success is the official predicate: centres within 5 cm in the plane, the upper one on the
+lower one, released.  Truths come from geometry (``rgb_stacking_scenes.relations_of``); a test holds them against
+contacts.
 
 Differs from the original: no arm; cubes of 5 cm; and primitives read the cubes' heights from the simulator to know
-how far
-to descend, as the predecessor's inverse kinematics did.  The agent sees pixels and its own gripper only.
+how far to descend, as the predecessor's inverse kinematics did.  The agent sees pixels and its own gripper only.
 """
 
 from __future__ import annotations
