@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from daag_jax.agent.hindsight import sustained
+from daag_jax.agent.orchestrator import read_caption
 from daag_jax.algorithms.contrastive import ContrastiveConfig, contrastive
 from daag_jax.algorithms.parts.trainable import averaged
 from daag_jax.networks.clip.config import COMPACT_CLIP, ClipConfig
@@ -134,28 +136,63 @@ def calibrate(
     return thresholds
 
 
+def ranked(
+    scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores, best first; how many frames score at least as much, and how many of them are true."""
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    ends = np.flatnonzero(
+        np.append(falling[1:] < falling[:-1], True)
+    )  # equal scores stand together
+    return falling[ends], ends + 1, np.cumsum(truth[order])[ends]
+
+
 def threshold_for(
     scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"], precision: float
 ) -> float | None:
     """The smallest threshold whose positives are right often enough; None where there is none."""
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(truth[order])
-    precisions = hits / np.arange(1, hits.size + 1)
-    good = np.flatnonzero((precisions >= precision) & truth[order])
+    levels, found, hits = ranked(scores, truth)
+    gains = np.diff(hits, prepend=0) > 0
+    good = np.flatnonzero((hits >= precision * found) & gains)
     if good.size == 0:
         return None
     last = good[-1]
-    after = scores[order[last + 1]] if last + 1 < scores.size else scores[order[last]] - 1e-3
-    return float(0.5 * (scores[order[last]] + after))
+    below = levels[last + 1] if last + 1 < levels.size else levels[last] - 1e-3
+    return float(0.5 * (levels[last] + below))
 
 
 def average_precision(scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]) -> float:
     """Area under the precision-recall curve as a sum over positives; NaN where there are none."""
     if not truth.any():
         return float("nan")
-    ranked = truth[np.argsort(-scores, kind="stable")]
-    precisions = np.cumsum(ranked) / np.arange(1, ranked.size + 1)
-    return float(precisions[ranked].mean())
+    _, found, hits = ranked(scores, truth)
+    return float(np.sum(hits / found * np.diff(hits, prepend=0)) / hits[-1])
+
+
+def roc_auc(scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]) -> float:
+    """Share of (true, false) pairs of frames in which the true one scores more, a tie counting half."""
+    _, found, hits = ranked(scores, truth)
+    positives, negatives = hits[-1], found[-1] - hits[-1]
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    misses = found - hits
+    above = np.diff(misses, prepend=0) * (hits - 0.5 * np.diff(hits, prepend=0))
+    return float(above.sum() / (positives * negatives))
+
+
+def hard_negative_accuracy(
+    scores: Float[np.ndarray, "N M"], truth: Bool[np.ndarray, "N M"], captions: Sequence[str]
+) -> float:
+    """Share of pairs (true caption, false one of the same relation in other colours) that are told apart."""
+    relation = np.array([getattr(read_caption(g), "relation", g) for g in captions])
+    is_alike = relation[:, None] == relation[None, :]
+    right = pairs = 0
+    for seen, is_true in zip(scores, truth, strict=True):
+        mine = is_alike & is_true[:, None] & ~is_true[None, :]
+        right += (mine & (seen[:, None] > seen[None, :])).sum()
+        pairs += mine.sum()
+    return float(right / pairs) if pairs else float("nan")
 
 
 def detector_metrics(
@@ -163,21 +200,27 @@ def detector_metrics(
     truth: Bool[np.ndarray, "N M"],
     thresholds: Float[np.ndarray, "M"],
 ) -> dict[str, float]:
-    """Macro averages over the captions that have positives (specs section 6.2)."""
+    """Macro averages over the captions that have positives (specs section 6.2); NaN where none has."""
     columns = np.flatnonzero(truth.any(axis=0))
     found = scores > thresholds[None]
     right = (found & truth).sum()
-    recalls = [recall_at(scores[:, c], truth[:, c], 0.95) for c in columns]
+    precision, recall = right / max(found.sum(), 1), right / max(truth.sum(), 1)
+
+    def macro(metric: Callable[[np.ndarray, np.ndarray], float]) -> float:
+        values = [metric(scores[:, c], truth[:, c]) for c in columns]
+        return float(np.mean(values)) if values else float("nan")
+
     return {
-        "average_precision": float(
-            np.mean([average_precision(scores[:, c], truth[:, c]) for c in columns])
-        ),
-        "precision": float(right / max(found.sum(), 1)),
-        "recall": float(right / max(truth.sum(), 1)),
-        "recall_at_precision_0.95": float(np.mean(recalls)),
+        "average_precision": macro(average_precision),
+        "roc_auc": macro(roc_auc),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(2 * precision * recall / max(precision + recall, 1e-12)),
+        "false_positive_rate": float((found & ~truth).sum() / max((~truth).sum(), 1)),
+        "recall_at_precision_0.95": macro(lambda s, t: recall_at(s, t, 0.95)),
         "brier": float(np.mean((scores - truth) ** 2)),
         "calibration_error": calibration_error(scores.ravel(), truth.ravel()),
-        "prevalence": float(truth[:, columns].mean()),
+        "prevalence": float(truth[:, columns].mean()) if columns.size else 0.0,
     }
 
 
@@ -202,10 +245,11 @@ def false_success_rate(
     scores: Float[np.ndarray, "N T M"],
     truth: Bool[np.ndarray, "N T M"],
     thresholds: Float[np.ndarray, "M"],
+    consecutive: int = 1,
 ) -> float:
-    """Share of (episode, caption) pairs that are never true and yet are seen at some frame."""
+    """Share of (episode, caption) pairs that are never true and yet are seen, in so many frames on end."""
     never = ~truth.any(axis=1)
-    seen = (scores > thresholds[None, None]).any(axis=1)
+    seen = sustained(scores > thresholds[None, None], consecutive).any(axis=1)
     return float(seen[never].mean()) if never.any() else float("nan")
 
 

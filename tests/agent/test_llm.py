@@ -22,7 +22,7 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self, replies):
         self.replies, self.asked = list(replies), 0
         super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -101,4 +101,4 @@ def test_errors_have_their_rate_and_repeat():
     exact = NoisyOrchestrator(p_err=0.0)
     assert all(exact.can_swap(*q) == RULES.can_swap(*q) for q in questions)
     with pytest.raises(ValueError, match="p_err=2"):
-        NoisyOrchestrator(p_err=2)
+        NoisyOrchestrator(p_err=2.0)

@@ -1,20 +1,54 @@
 """The detector's operating points, its metrics, and what an exchange of colours does to truths."""
 
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daag_jax.agent.detectors import permuted_truth
+from daag_jax.agent.orchestrator import grasping, on_top
 from daag_jax.agent.reward import (
     DetectorConfig,
+    Labelled,
     average_precision,
     calibrate,
     calibration_error,
     detector_metrics,
     false_success_rate,
+    finetune,
     goal_baseline,
+    hard_negative_accuracy,
+    make_detector,
+    make_scorer,
+    roc_auc,
     threshold_for,
 )
+from daag_jax.envs.palette import PALETTE_NAMES, rgb_of
 from daag_jax.envs.tasks.rgb_stacking_scenes import captions
+from daag_jax.networks.clip.config import COMPACT_CLIP, ClipVisionConfig
+from daag_jax.networks.clip.model import make_clip
+
+SMALL = replace(
+    COMPACT_CLIP,
+    text_config=replace(
+        COMPACT_CLIP.text_config, hidden_size=16, intermediate_size=16, num_hidden_layers=1
+    ),
+    vision_config=ClipVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    ),
+    projection_dim=8,
+    logit_bias_init_value=-2.0,
+)
+CONFIG = DetectorConfig(clip=SMALL, steps=60, batch=16, learning_rate=1e-2)
 
 
 def test_average_precision_of_known_rankings():
@@ -36,6 +70,46 @@ def test_a_threshold_keeps_its_precision():
     assert threshold_for(scores, np.zeros(4000, bool), 0.95) is None
 
 
+RANKINGS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40)
+
+
+@given(RANKINGS, st.sampled_from([0.5, 0.8, 0.95]))
+def test_a_threshold_is_the_smallest_that_is_precise_enough(rows, precision):
+    """Against the naive search, with many equal scores: a saturated sigmoid gives them."""
+    scores, truth = (np.array(x) for x in zip(*rows, strict=True))
+    scores = scores / 4
+    good = [
+        level
+        for level in np.unique(scores)
+        if truth[scores >= level].mean() >= precision and truth[scores == level].any()
+    ]
+    threshold = threshold_for(scores, truth, precision)
+    assert (threshold is None) == (not good)
+    if good:
+        np.testing.assert_array_equal(scores > threshold, scores >= min(good))
+
+
+@given(RANKINGS)
+def test_area_under_the_roc_is_the_share_of_right_pairs(rows):
+    scores, truth = (np.array(x) for x in zip(*rows, strict=True))
+    gaps = scores[truth][:, None] - scores[~truth][None, :]
+    naive = np.mean((gaps > 0) + 0.5 * (gaps == 0)) if gaps.size else np.nan
+    np.testing.assert_allclose(roc_auc(scores / 4, truth), naive)
+
+
+def test_metrics_do_not_depend_on_the_order_of_equal_scores():
+    scores, truth = np.ones(4), np.array([True, True, False, False])
+    assert average_precision(scores, truth) == average_precision(scores, truth[::-1]) == 0.5
+
+
+def test_hard_negatives_are_other_colours_of_the_same_relation():
+    names = (on_top("red", "blue"), on_top("blue", "red"), grasping("red"))
+    truth = np.array([[True, False, False], [True, False, False]])
+    scores = np.array([[0.9, 0.1, 1.0], [0.2, 0.3, 0.0]])  # the grasp does not compete
+    assert hard_negative_accuracy(scores, truth, names) == 0.5
+    assert np.isnan(hard_negative_accuracy(scores, truth & False, names))
+
+
 def test_a_rare_caption_takes_the_threshold_of_all():
     scores = np.random.default_rng(1).random((200, 2))
     truth = np.zeros((200, 2), bool)
@@ -50,6 +124,8 @@ def test_perfect_scores_have_perfect_metrics():
     truth = np.random.default_rng(2).random((50, 3)) < 0.4
     found = detector_metrics(truth.astype(float), truth, np.full(3, 0.5))
     assert found["average_precision"] == found["precision"] == found["recall"] == 1.0
+    assert found["roc_auc"] == found["f1"] == 1.0 and found["false_positive_rate"] == 0.0
+    assert np.isnan(detector_metrics(truth * 0.0, truth & False, np.ones(3))["average_precision"])
     assert found["brier"] == 0.0 and calibration_error(truth.ravel() * 1.0, truth.ravel()) == 0.0
 
 
@@ -58,6 +134,7 @@ def test_false_successes_count_episodes_not_frames():
     scores = np.zeros((4, 10, 1))
     scores[0, 3] = 0.9
     assert false_success_rate(scores, truth, np.array([0.5])) == 0.25
+    assert false_success_rate(scores, truth, np.array([0.5]), consecutive=2) == 0.0
 
 
 def test_goal_baseline_without_the_line_is_the_cosine():
@@ -78,3 +155,54 @@ def test_truths_follow_an_exchange_of_colours():
     swapped = permuted_truth(truth, {"red": "green", "blue": "red", "green": "blue"}, names)
     assert swapped[names.index("The green object is on top of the red object")]
     assert swapped.sum() == 1
+
+
+def colored_frames(num, seed):
+    """Two views of a uniform colour with a little noise; the robot "is grasping" that colour."""
+    rng = np.random.default_rng(seed)
+    names = PALETTE_NAMES[:4]
+    which = rng.integers(0, 4, num)
+    paint = 255 * np.asarray(rgb_of(jnp.asarray(which)))[:, None, None, None]
+    noise = rng.normal(0, 8, (num, 2, 16, 16, 3))
+    images = np.clip(paint + noise, 0, 255).astype(np.uint8)
+    truth = which[:, None] == np.arange(4)[None]
+    return Labelled(images, truth, np.ones_like(truth)), [grasping(name) for name in names]
+
+
+def test_finetuning_teaches_what_is_labelled_and_repeats(key):
+    data, names = colored_frames(128, 0)
+    test, _ = colored_frames(64, 1)
+    params = make_clip(SMALL).init(key)
+    scores = jax.jit(make_scorer(CONFIG))
+    tuned = finetune(params, names, data, CONFIG, seed=3)
+    again = finetune(params, names, data, CONFIG, seed=3)
+    jax.tree.map(np.testing.assert_array_equal, tuned, again)
+    before, after = (
+        detector_metrics(
+            np.asarray(scores(make_detector(p, names, CONFIG), test.images)),
+            test.truth,
+            np.full(4, 0.5),
+        )
+        for p in (params, tuned)
+    )
+    assert after["average_precision"] > 0.95 > before["average_precision"]
+
+
+def test_a_score_is_the_sigmoid_of_the_mean_logit_of_the_views(key):
+    data, names = colored_frames(8, 2)
+    params = make_clip(SMALL).init(key)
+    detector = make_detector(params, names, CONFIG)
+    clip = make_clip(SMALL)
+    views = [
+        clip.logits(params, clip.encode_image(params, data.images[:, v]), detector.texts)
+        for v in range(2)
+    ]
+    expected = jax.nn.sigmoid((views[0] + views[1]) / 2)
+    np.testing.assert_allclose(make_scorer(CONFIG)(detector, data.images), expected, atol=1e-5)
+
+
+def test_finetuning_on_nothing_is_refused(key):
+    data, names = colored_frames(1, 0)
+    empty = Labelled(*(x[:0] for x in data))
+    with pytest.raises(ValueError, match="no frames"):
+        finetune(make_clip(SMALL).init(key), names, empty, CONFIG)
