@@ -209,6 +209,10 @@ def _compile_chunk(algorithm: Algorithm, draw: Callable, mesh: Mesh, config: Fit
     def dispatched(data, root, state, totals, start, stop):
         for n in range(int(start), int(stop)):
             state, totals = one_step(data, root, state, totals, np.int32(n))
+            if (
+                mesh.size > 1
+            ):  # steps in flight at once starve each other's collectives on virtual devices
+                jax.block_until_ready(totals)
         return state, totals
 
     is_compiled = config.compiled_loop
