@@ -8,8 +8,9 @@
 Geometry enters through ControlNet (depth, normals, edges), time through self-attention across frames, objects through
 regional prompts: each instance has a sentence and a soft mask, so several are swapped in one pass.
 
-One code for the compact models and for Stable Diffusion 1.5: an :class:`EditorSpec` names the sizes.  Everything is one
-jitted function of arrays with fixed shapes; which objects change, and into what, is data.
+An :class:`EditorSpec` names the sizes of the networks.  Conditions are the compact ControlNet's five channels; the
+three ControlNets of Stable Diffusion 1.5, with an image of three channels each, are not wired in yet.  Everything is
+one jitted function of arrays with fixed shapes; which objects change, and into what, is data.
 
 Differs from the paper, which does not give these: steps, guidance, strength, mask source (section 8 of specs/daag.md).
 """

@@ -139,7 +139,7 @@ def test_false_successes_count_episodes_not_frames():
 
 def test_goal_baseline_without_the_line_is_the_cosine():
     rng = np.random.default_rng(3)
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    unit = lambda x: jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
     states, goal, base = (
         unit(rng.normal(size=(5, 8))),
         unit(rng.normal(size=8)),
@@ -169,17 +169,21 @@ def colored_frames(num, seed):
     return Labelled(images, truth, np.ones_like(truth)), [grasping(name) for name in names]
 
 
-def test_finetuning_teaches_what_is_labelled_and_repeats(key):
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(make_clip(SMALL).init)(jax.random.key(0))
+
+
+def test_finetuning_teaches_what_is_labelled_and_repeats(params):
     data, names = colored_frames(128, 0)
     test, _ = colored_frames(64, 1)
-    params = make_clip(SMALL).init(key)
     scores = jax.jit(make_scorer(CONFIG))
     tuned = finetune(params, names, data, CONFIG, seed=3)
     again = finetune(params, names, data, CONFIG, seed=3)
     jax.tree.map(np.testing.assert_array_equal, tuned, again)
     before, after = (
         detector_metrics(
-            np.asarray(scores(make_detector(p, names, CONFIG), test.images)),
+            np.asarray(scores(make_detector(p, names, CONFIG), jnp.asarray(test.images))),
             test.truth,
             np.full(4, 0.5),
         )
@@ -188,21 +192,22 @@ def test_finetuning_teaches_what_is_labelled_and_repeats(key):
     assert after["average_precision"] > 0.95 > before["average_precision"]
 
 
-def test_a_score_is_the_sigmoid_of_the_mean_logit_of_the_views(key):
-    data, names = colored_frames(8, 2)
-    params = make_clip(SMALL).init(key)
+def test_a_score_is_the_sigmoid_of_the_mean_logit_of_the_views(params):
+    data, names = colored_frames(2, 2)
+    images, clip = jnp.asarray(data.images), make_clip(SMALL)
     detector = make_detector(params, names, CONFIG)
-    clip = make_clip(SMALL)
-    views = [
-        clip.logits(params, clip.encode_image(params, data.images[:, v]), detector.texts)
-        for v in range(2)
-    ]
-    expected = jax.nn.sigmoid((views[0] + views[1]) / 2)
-    np.testing.assert_allclose(make_scorer(CONFIG)(detector, data.images), expected, atol=1e-5)
+
+    @jax.jit
+    def expected(detector, images):
+        seen = [clip.encode_image(detector.params, images[:, v]) for v in range(2)]
+        first, second = (clip.logits(detector.params, x, detector.texts) for x in seen)
+        return jax.nn.sigmoid((first + second) / 2)
+
+    found = jax.jit(make_scorer(CONFIG))(detector, images)
+    np.testing.assert_allclose(found, expected(detector, images), atol=1e-5)
 
 
-def test_finetuning_on_nothing_is_refused(key):
+def test_finetuning_on_nothing_is_refused(params):
     data, names = colored_frames(1, 0)
-    empty = Labelled(*(x[:0] for x in data))
     with pytest.raises(ValueError, match="no frames"):
-        finetune(make_clip(SMALL).init(key), names, empty, CONFIG)
+        finetune(params, names, Labelled(*(x[:0] for x in data)), CONFIG)
