@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from daag_jax.agent.augmenter import Augment, run_requests
 from daag_jax.agent.hindsight import (
@@ -50,13 +51,16 @@ from daag_jax.data.buffer import (
     sample_steps,
 )
 from daag_jax.data.disk import read_episodes, write_episodes
+from daag_jax.editing.validity import Truths, judge_labels
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.envs.tasks.rgb_stacking import RgbStacking, parse_task
 from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, relations_of
 from daag_jax.evaluation.rollout import rollout
 from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.keys import key_at
-from daag_jax.types import Episode
+from daag_jax.types import Episode, Key
+
+EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,22 @@ class DaagConfig:
         "Stack the green object on top of the red object",
     )
     iterations: int = 8  # of each task
-    episodes: int = 64  # collected per iteration
-    train_steps: int = 60  # of self-imitation per iteration
-    batch: int = 64
-    capacity: int = 2048  # steps in the task buffer
+    episodes: int = (
+        64  # collected per iteration, and as many without exploration to measure success
+    )
+    train_steps: int = 300  # of self-imitation per iteration
+    batch: int = 32
+    warm_start: bool = False  # keep training one policy; it generalises worse (Ash and Adams 2020)
+    capacity: int = 8192  # steps in the task buffer
     edited_share: float = -1.0  # of the loss' weight; below 0 as they come
     success_threshold: float = 0.0  # a task ends early at this success; 0 never
     policy: SelfImitationConfig = field(
         default_factory=lambda: SelfImitationConfig(
-            width=8, binary_dims=(2,), exploration=Exploration(epsilon=0.4, noise=0.06)
+            width=8,
+            binary_dims=(2,),
+            shift=1,
+            ema_decay=0.98,
+            exploration=Exploration(epsilon=0.02, noise=0.06),
         )
     )
     hindsight: HindsightConfig = HindsightConfig()
@@ -88,6 +99,10 @@ class DaagConfig:
             raise ValueError(f"arm {self.arm!r} is unknown; use one of {ARMS}.")
         if not self.tasks:
             raise ValueError("tasks is empty; name at least one task.")
+        if self.policy.exploration.epsilon <= 0:
+            raise ValueError(
+                "policy.exploration.epsilon is 0: nothing would ever act at random; try 0.02."
+            )
 
 
 class World(NamedTuple):
@@ -147,10 +162,9 @@ class Programs:
         self.algorithm = self_imitation(config.policy, env.spec)
         act = self.algorithm.act
 
-        def collect(policy: Trainable, key, task, explore) -> Episode:
-            return rollout(
-                env, act, policy, key, config.episodes, task, env.default_colors, None, explore
-            )
+        def collect(policy: Trainable, key, task, scales) -> Episode:
+            colors = env.default_colors
+            return rollout(env, act, policy, key, config.episodes, task, colors, explore=scales)
 
         def train(policy: Trainable, steps: Steps, size, key):
             sample_key, update_key = jax.random.split(key)
@@ -164,6 +178,16 @@ class Programs:
         self.collect = jax.jit(collect)
         self.train = jax.jit(train, donate_argnums=0)
         self.truth = jax.jit(truth)
+
+
+def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
+    """Scales of exploration: each episode follows the policy up to a random decision, then acts at random.
+
+    The policy brings the world to where it already succeeds, and what comes next is tried from there (Ecoffet et al.
+    2021, "First return, then explore").
+    """
+    switch = np.asarray(jax.random.randint(key, (episodes, 1), 1, decisions + 1))
+    return np.where(np.arange(decisions)[None] < switch, 1.0, EXPLORE_ALL).astype(np.float32)
 
 
 class _Agent:
@@ -244,11 +268,14 @@ class _Agent:
         return state, counts
 
     def _iterate(self, state: AgentState, step: int, task: str) -> tuple[AgentState, dict]:
-        # with nothing learnt yet, every action is random
-        explore = np.float32(1.0 if int(state.buffer.size) else 1e3)
         collect_key = key_at(self.root, "collect", step)
         parsed = parse_task(task, self.world.env.config.colors)
-        episodes = jax.device_get(self.programs.collect(state.policy, collect_key, parsed, explore))
+        shape = (self.config.episodes, self.world.env.horizon)
+        scales = np.full(shape, EXPLORE_ALL, np.float32)
+        if int(state.buffer.size):  # before anything is learnt, all is random
+            scales = return_then_explore(key_at(self.root, "switch", step), *shape)
+        episodes = self.programs.collect(state.policy, collect_key, parsed, scales)
+        episodes = jax.device_get(episodes)
         index = self._add_block(episodes, task)
         if self.directory is not None:
             write_episodes(self._file(index), episodes, task)
@@ -258,13 +285,14 @@ class _Agent:
             buffer = add_steps(buffer, lesson.steps)
         policy, metrics = state.policy, {}
         if int(buffer.size):
+            if not self.config.warm_start:
+                policy = self.programs.init(key_at(self.root, "policy", step))
             steps = jax.device_put(buffer.steps)
             for n in range(self.config.train_steps):
                 key = key_at(self.root, "train", step * self.config.train_steps + n)
                 policy, metrics = self.programs.train(policy, steps, buffer.size, key)
-        tested = self.programs.collect(
-            policy, key_at(self.root, "evaluate", step), parsed, np.float32(0.0)
-        )
+        calm = np.zeros(shape, np.float32)
+        tested = self.programs.collect(policy, key_at(self.root, "test", step), parsed, calm)
         row = {
             "episodes": int(episodes.length.shape[0]),
             "rewarded": int(episodes.extras["success"].sum()),
@@ -313,13 +341,15 @@ class _Agent:
             may_edit = config.arm == "hindsight"
             orchestrator = self.world.orchestrator
             decided = plan(times, self.captions, task, orchestrator, config.hindsight, may_edit)
-        return self._carry_out(index, decided)
+        return self._carry_out(index, decided, task)
 
-    def _carry_out(self, index: int, decided: Plan) -> Lesson:
+    def _carry_out(self, index: int, decided: Plan, task: str) -> Lesson:
         block, discount = self.lifelong.blocks[index], self.config.hindsight.discount
+        goals = (*self.world.orchestrator.decompose(task), task)
         counts, pieces = Counter(decided.outcomes), []
         for kept in decided.kept:
-            pieces.append(episode_steps(block, kept.episode, kept.end, discount))
+            goal = goals.index(kept.caption)
+            pieces.append(episode_steps(block, kept.episode, kept.end, discount, goal))
             counts["kept"] += 1
             is_valid = kept.caption not in self.captions or bool(
                 block.extras["labels"][kept.episode, kept.end, self.captions.index(kept.caption)]
@@ -327,8 +357,9 @@ class _Agent:
             counts["kept valid"] += is_valid
             counts["wrong detector"] += not is_valid
         for request, frames, verdict in self._edited(index, decided):
+            goal, end = goals.index(request.desired), request.end
             pieces.append(
-                episode_steps(block, request.episode, request.end, discount, frames, is_edited=True)
+                episode_steps(block, request.episode, end, discount, goal, frames, is_edited=True)
             )
             counts["edited"] += 1
             counts[verdict] += 1
@@ -361,13 +392,16 @@ class _Agent:
 
     def _verdict(self, block: Episode, request, wanted: np.ndarray, shown: np.ndarray) -> str:
         """Whether the edited piece truly shows a success at the desired sub-goal, and whose error it is if not."""
-        labels = block.extras["labels"][request.episode, request.end]
-        if not labels[self.captions.index(request.achieved)]:
+        state = jnp.asarray(block.extras["qpos"][request.episode, request.end])[None]
+        truths = Truths(
+            jnp.asarray(block.extras["labels"][request.episode, request.end])[None],
+            self.programs.truth(state, jnp.asarray(wanted)[None]),
+            self.programs.truth(state, jnp.asarray(shown)[None]),
+        )
+        columns = [jnp.array([self.captions.index(g)]) for g in (request.achieved, request.desired)]
+        verdict = judge_labels(truths, *columns)
+        if verdict.detector[0]:
             return "wrong detector"
-        qpos = jnp.asarray(block.extras["qpos"][request.episode, request.end])[None]
-        truth = np.asarray(self.programs.truth(qpos, jnp.asarray(wanted)[None]))[0]
-        if not truth[self.captions.index(request.desired)]:
+        if verdict.orchestrator[0]:
             return "wrong swap"
-        if (shown != wanted)[wanted >= 0].any():
-            return "wrong picture"
-        return "edited valid"
+        return "wrong picture" if verdict.diffusion[0] else "edited valid"

@@ -41,6 +41,7 @@ ARM_NAMES = {
     "subgoals": "+ CLIP sub-goals",
     "hindsight": "+ hindsight augmentation",
 }
+DETECTORS = {"reward": "", "subgoals": "no edits", "hindsight": "edits"}  # of each arm
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,23 @@ class DemoConfig:
     labelled: int = (
         1024  # frames with known captions, for the detector (the predecessor: about 10^3)
     )
+    validated: int = 512  # still frames for thresholds, and four times as many of episodes
     edited: int = 384  # of them that are also edited
     tested: int = 512  # real frames on which detectors are compared
-    editor: EditorConfig = EditorConfig(steps=6, guidance=2.0)
+    detector: DetectorConfig = DetectorConfig()
+    editor: EditorConfig = EditorConfig(steps=6, guidance=1.25)
     cameras: tuple[str, ...] = ("front_left",)
     tasks: tuple[str, ...] = DaagConfig.tasks
-    has_oracle: bool = False  # also finetune a detector on re-renders, to compare with
+    detectors: tuple[str, ...] = ("no edits", "edits")  # or "oracle" too: trained on re-renders
 
 
 class Setup(NamedTuple):
     """What the arms need, and what building it showed."""
 
     world: World
-    base: Detector  # has never seen the novel task
-    edited: Detector  # has seen edits of it
+    detectors: dict[
+        str, Detector
+    ]  # by what they were finetuned on, beside real frames of the first task
     precisions: dict[str, float]  # average precision on the novel captions
     pictures: dict[str, np.ndarray]  # before, edited, oracle
 
@@ -91,23 +95,26 @@ def novel_captions(tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(goal for goal in rules.decompose(tasks[-1]) if goal not in before)
 
 
+def make_world(config: DemoConfig) -> World:
+    """The stacking world with the shipped editor and a detector's scorer."""
+    env = RgbStacking(RgbStackingConfig(cameras=config.cameras, task=config.tasks[0]))
+    augment = make_augmenter("diffusion", env, load_compact_editor(), config.editor)
+    return World(env, jax.jit(make_scorer(config.detector)), make_looker(env), augment)
+
+
 def build(config: DemoConfig, say=print) -> Setup:
     """The world, the shipped models, and detectors with and without edits of the novel task."""
-    env = RgbStacking(RgbStackingConfig(cameras=config.cameras, task=config.tasks[0]))
-    editor = load_compact_editor()
-    augment = make_augmenter("diffusion", env, editor, config.editor)
+    world = make_world(config)
+    env, scores, augment = world.env, world.scores, world.augment
     oracle = make_augmenter("oracle", env, None)
     clip_params = clip_weights.load(asset("clip.safetensors"), COMPACT_CLIP)
-    detector_config = DetectorConfig()
-    scores = jax.jit(make_scorer(detector_config))
-    world = World(env, scores, make_looker(env), augment)
     novel = novel_captions(config.tasks)
     known = detectors.known_columns(env, novel)
 
     root = jax.random.key(config.seed)
     real, qpos = detectors.mixed_frames(env, key_at(root, "labelled", 0), config.labelled)
     real = real._replace(known=np.broadcast_to(known[None], real.truth.shape).copy())
-    validation, _ = detectors.mixed_frames(env, key_at(root, "validation", 0), config.labelled)
+    validation = detectors.validation_frames(env, key_at(root, "validation", 0), config.validated)
     test, _ = detectors.mixed_frames(env, key_at(root, "test", 0), config.tested)
     requests = detectors.choose_swaps(
         real.truth[: config.edited], known, env.captions, novel, world.orchestrator, config.seed
@@ -118,12 +125,11 @@ def build(config: DemoConfig, say=print) -> Setup:
     edited = detectors.edited_frames(*arguments, augment, key)
     exact = detectors.edited_frames(*arguments, oracle, key)
 
-    common = (validation, known, scores, detector_config, config.seed)
+    common = (validation, known, scores, config.detector, config.seed)
     say("finetuning CLIP on labelled frames, without and with edits")
     train = lambda parts: detectors.train_detector(clip_params, env, parts, *common)
-    found = {"no edits": train([real]), "edits": train([real, edited])}
-    if config.has_oracle:
-        found["oracle"] = train([real, exact])
+    parts = {"no edits": [real], "edits": [real, edited], "oracle": [real, exact]}
+    found = {name: train(parts[name]) for name in config.detectors}
     precisions = {
         name: detectors.novel_metrics(scores, one, test, env.captions, novel)["average_precision"]
         for name, one in found.items()
@@ -137,7 +143,7 @@ def build(config: DemoConfig, say=print) -> Setup:
         "edited": edited.images[:, 0],
         "oracle": exact.images[:, 0],
     }
-    return Setup(world, found["no edits"], found["edits"], precisions, pictures)
+    return Setup(world, found, precisions, pictures)
 
 
 def run(config: DemoConfig = DemoConfig()) -> dict:
@@ -157,7 +163,7 @@ def run(config: DemoConfig = DemoConfig()) -> dict:
     programs = Programs(setup.world, base)
     arms = {}
     for arm in ARM_NAMES:
-        detector = {"reward": None, "subgoals": setup.base, "hindsight": setup.edited}[arm]
+        detector = setup.detectors.get(DETECTORS[arm])
 
         def show(row: dict, arm: str = arm) -> None:
             progress.say(
@@ -194,7 +200,7 @@ def summarise(config: DemoConfig, setup: Setup, arms: dict[str, list[dict]]) -> 
             last = mine[-1]
             episodes = last["episodes"]
             rate = success_rate(round(last["success"] * episodes), episodes)
-            detector = {"reward": None, "subgoals": "no edits", "hindsight": "edits"}[arm]
+            detector = DETECTORS[arm]
             table.append(
                 {
                     "arm": ARM_NAMES[arm],

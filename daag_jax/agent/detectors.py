@@ -77,6 +77,17 @@ def mixed_frames(env: RgbStacking, key: Key, num: int) -> tuple[Labelled, np.nda
     return Labelled(*map(join, still, moving)), join(still_qpos, moving_qpos)
 
 
+def validation_frames(
+    env: RgbStacking, key: Key, num: int
+) -> tuple[Labelled, Bool[np.ndarray, "N"]]:
+    """``num`` still scenes and four times as many frames of episodes; which are which (True: of episodes)."""
+    still_key, episode_key = jax.random.split(key)
+    still, _ = still_frames(env, still_key, num)
+    moving, _ = episode_frames(env, episode_key, 4 * num)
+    both = Labelled(*(np.concatenate(x) for x in zip(still, moving, strict=True)))
+    return both, np.arange(5 * num) >= num
+
+
 def known_columns(env: RgbStacking, novel: Sequence[str]) -> Bool[np.ndarray, "M"]:
     """Captions about the world's own colours, but for the novel ones."""
     mine = [PALETTE_NAMES[c] for c in np.asarray(env.default_colors)]
@@ -162,7 +173,7 @@ def train_detector(
     clip_params: Params,
     env: RgbStacking,
     parts: Sequence[Labelled],
-    validation: Labelled,
+    validation: tuple[Labelled, Bool[np.ndarray, "N"]],
     known: Bool[np.ndarray, "M"],
     scores,
     config: DetectorConfig,
@@ -172,13 +183,13 @@ def train_detector(
     data = Labelled(*(np.concatenate(x) for x in zip(*parts, strict=True)))
     params = finetune(clip_params, env.captions, data, config, seed)
     detector = make_detector(params, env.captions, config)
-    seen = score_all(scores, detector, validation.images)
-    own = calibrate(seen[:, known], validation.truth[:, known], config)
-    pooled = calibrate(
-        seen[:, known].reshape(-1, 1), validation.truth[:, known].reshape(-1, 1), config
-    )
+    frames, is_typical = validation
+    seen = score_all(scores, detector, frames.images)[:, known]
+    truth = frames.truth[:, known]
+    everything = np.repeat(is_typical, seen.shape[1])
+    pooled = calibrate(seen.reshape(-1, 1), truth.reshape(-1, 1), everything, config)
     thresholds = np.full(known.shape, pooled[0], np.float32)
-    thresholds[known] = own
+    thresholds[known] = calibrate(seen, truth, is_typical, config)
     return detector._replace(thresholds=jnp.asarray(thresholds))
 
 

@@ -9,9 +9,9 @@
 Actions never change.  ``plan`` decides on the host, from scores alone; ``augmenter`` edits all clips of a plan
 together.
 
-Differs from the paper, which is silent (our choice): an episode whose sub-goals match is not edited as well
-(``edit_when_matched``), one desired sub-goal is served once per episode, by the earliest achieved one, and decisions
-long before the sub-goal weigh less (``discount``).
+Differs from the paper (our choice): an episode that reached one sub-goal of the task may still be edited towards
+another (``edit_when_matched``; False is the paper's rule), one desired sub-goal is served once per episode, by the
+earliest achieved one, and decisions long before the sub-goal weigh less (``discount``).
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ ARMS = ("reward", "subgoals", "hindsight")
 class HindsightConfig:
     """What to keep of an episode; our choice."""
 
-    discount: float = 0.5  # weight of a decision falls by this per step before the sub-goal
-    edit_when_matched: bool = False
+    discount: float = 0.1  # weight of a decision falls by this per step before the sub-goal
+    edit_when_matched: bool = (
+        True  # also edit towards the sub-goals that an episode did not reach itself
+    )
     swap_mode: str = "permute"
     max_edits: int = 4  # of one episode
 

@@ -45,6 +45,9 @@ class LifelongBuffer(NamedTuple):
         return LifelongBuffer((*self.blocks, block), (*self.tasks, task))
 
 
+MAX_GOALS = 16  # of one task
+
+
 class Steps(NamedTuple):
     """Single decisions: what was seen and felt, and what was done."""
 
@@ -53,6 +56,7 @@ class Steps(NamedTuple):
     actions: Float[np.ndarray, "N A"]
     weights: Float[np.ndarray, "N"]
     is_edited: Bool[np.ndarray, "N"]
+    goals: Int[np.ndarray, "N"]  # which sub-goal of the task they lead to, below MAX_GOALS
 
 
 class TaskBuffer(NamedTuple):
@@ -73,6 +77,7 @@ def empty_task_buffer(spec: Spec, capacity: int) -> TaskBuffer:
         np.zeros((capacity, spec.action_dim), np.float32),
         np.zeros(capacity, np.float32),
         np.zeros(capacity, bool),
+        np.zeros(capacity, np.int32),
     )
     return TaskBuffer(steps, np.int32(0), np.int32(0))
 
@@ -102,6 +107,7 @@ def episode_steps(
     index: int,
     end: int,
     discount: float,
+    goal: int = 0,
     images: np.ndarray | None = None,
     is_edited: bool = False,
     confidence: float = 1.0,
@@ -118,6 +124,7 @@ def episode_steps(
         np.asarray(episode.actions[index, :end]),
         weights.astype(np.float32),
         np.full(end, is_edited),
+        np.full(end, goal, np.int32),
     )
 
 
@@ -129,15 +136,11 @@ def sample_steps(
     task: Float[Array, "D"] | None,
     edited_share: float,
 ) -> Batch:
-    """A batch of single decisions.  ``edited_share`` is the total weight of edited against all steps; below 0 as
-    they come."""
-    capacity = steps.weights.shape[0]
-    is_there = jnp.arange(capacity) < size
-    index = jax.random.categorical(key, jnp.where(is_there, 0.0, -jnp.inf), shape=(batch,))
-    weights = steps.weights[index]
-    if edited_share >= 0:
-        weights = balanced(steps, is_there, edited_share)[index] * weights
-    extras = {"image": steps.images[index][:, None], "weight": weights}
+    """A batch of single decisions, drawn by their weight (see :func:`balanced`)."""
+    is_there = jnp.arange(steps.weights.shape[0]) < size
+    weights = balanced(steps, is_there, edited_share)
+    index = jax.random.categorical(key, jnp.log(weights), shape=(batch,))
+    extras = {"image": steps.images[index][:, None]}
     if task is not None:
         extras["task"] = jnp.broadcast_to(task[None], (batch, task.shape[0]))
     return Batch(
@@ -150,13 +153,21 @@ def sample_steps(
 
 
 def balanced(steps: Steps, is_there: Bool[Array, "N"], edited_share: float) -> Float[Array, "N"]:
-    """Factors that give edited steps their share of the total weight, where both kinds exist."""
-    weight = steps.weights * is_there
-    edited = jnp.sum(weight * steps.is_edited)
-    real = jnp.sum(weight * ~steps.is_edited)
-    has_both = (edited > 0) & (real > 0)
-    total = edited + real
-    factor_edited = edited_share * total / jnp.maximum(edited, 1e-9)
-    factor_real = (1.0 - edited_share) * total / jnp.maximum(real, 1e-9)
-    factor = jnp.where(steps.is_edited, factor_edited, factor_real)
-    return jnp.where(has_both, factor, 1.0)
+    """Weights by which steps are drawn: every sub-goal that has any weighs alike, for the rare one is the hard one.
+
+    Args:
+        edited_share: the part of a sub-goal's weight that its edited steps have, where it has both kinds; below 0 as
+            they come.
+    """
+    weights = steps.weights * is_there
+
+    def total(weights: Array) -> Array:
+        """The weight of each step's sub-goal."""
+        return jax.ops.segment_sum(weights, steps.goals, MAX_GOALS)[steps.goals]
+
+    if edited_share >= 0:
+        edited, real = total(weights * steps.is_edited), total(weights * ~steps.is_edited)
+        share = jnp.where(steps.is_edited, edited_share, 1.0 - edited_share)
+        mine = jnp.where(steps.is_edited, edited, real)
+        weights = jnp.where((edited > 0) & (real > 0), share * weights / (mine + 1e-9), weights)
+    return weights / jnp.maximum(total(weights), 1e-9)

@@ -38,7 +38,8 @@ def rollout(
     Args:
         task, colors: of all worlds alike; None takes the environment's own.
         instruction: the embedding [D] that the policy is told.
-        explore: scales the exploration of the policy; None leaves it to the policy.
+        explore: scales the exploration of the policy: one number, or one per world and decision [B, D]; None leaves it
+            to the policy.
         window: how many observations ``act`` sees (the first one repeated before the start) and actions it gives.
 
     Returns:
@@ -52,12 +53,18 @@ def rollout(
     def observed(state: State) -> tuple[Array, Array]:
         return state.obs, jax.vmap(env.render)(state).rgb
 
-    def context(history: tuple[Array, Array]) -> Context:
+    decisions = -(-env.horizon // window.execute)
+    scales = None
+    if explore is not None:
+        per_decision = explore if jnp.ndim(explore) else explore[None, None]
+        scales = jnp.broadcast_to(per_decision, (num, decisions)).T
+
+    def context(history: tuple[Array, Array], scale: Array | None) -> Context:
         extras = {"image": history[1]}
         if instruction is not None:
             extras["task"] = jnp.broadcast_to(instruction[None], (num, *instruction.shape))
-        if explore is not None:
-            extras["explore"] = jnp.broadcast_to(explore, (num,))
+        if scale is not None:
+            extras["explore"] = scale
         return Context(history[0], extras)
 
     def step(carry: tuple, action: Array) -> tuple[tuple, dict]:
@@ -82,16 +89,16 @@ def rollout(
         }
         return (after, history), out
 
-    def decide(carry: tuple, step_key: Key) -> tuple[tuple, dict]:
-        actions = act(policy, context(carry[1]), step_key)
+    def decide(carry: tuple, decision: tuple[Key, Array | None]) -> tuple[tuple, dict]:
+        step_key, scale = decision
+        actions = act(policy, context(carry[1], scale), step_key)
         return jax.lax.scan(step, carry, jnp.moveaxis(actions[:, : window.execute], 1, 0))
 
     first = observed(state)
     begin = record(env, state) | {"observations": first[0], "images": first[1]}
     history = tuple(jnp.repeat(x[:, None], window.history, axis=1) for x in first)
-    decisions = -(-env.horizon // window.execute)
     keys = jax.random.split(act_key, decisions)
-    (last, _), path = jax.lax.scan(decide, (state, history), keys)
+    (last, _), path = jax.lax.scan(decide, (state, history), (keys, scales))
     flat = lambda x: x.reshape(-1, *x.shape[2:])[: env.horizon]  # decisions x k -> steps
     path = {name: jnp.moveaxis(flat(value), 0, 1) for name, value in path.items()}
     whole = {n: jnp.concatenate([v[:, None], path[n]], axis=1) for n, v in begin.items()}

@@ -58,7 +58,7 @@ class Config:
     frames: int = 16
     stride: int = 12  # control periods between frames
     seed: int = 1000  # of the held-out episodes
-    editor: EditorConfig = EditorConfig(steps=6, guidance=2.0)
+    editor: EditorConfig = EditorConfig(steps=6, guidance=1.25)
     directory: str = "runs/experiments/daag/editor"
 
 

@@ -1,11 +1,13 @@
 """Episodes until a new task is mastered, with and without hindsight augmentation (DAAG's second claim; specs 3.3).
 
-    python -m experiments.daag.exploration                  # about 90 min on two CPU cores
-    python -m experiments.daag.exploration --preset smoke   # 5 min
+    python -m experiments.daag.exploration                  # about 100 min on two CPU cores
+    python -m experiments.daag.exploration --preset smoke   # 8 min
 
 "Stack the red object on top of the blue object" from nothing, three arms on paired seeds.  The measure is the number of
 episodes at which the success rate without exploration first reaches 50 %; a run that never does counts as the budget.
-Expect: hindsight needs fewer episodes than sub-goals alone, and the paired interval excludes zero.
+Every run has its own folder and continues there, so seeds may be shared out among processes (``--seeds 0 1``); a last
+call with all seeds reports.  Expect: hindsight needs fewer episodes than sub-goals alone, and the paired interval
+excludes zero.
 """
 
 from __future__ import annotations
@@ -15,13 +17,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from daag_jax.agent.daag import DaagConfig, Programs, run_daag
-from daag_jax.agent.demo import ARM_NAMES, DemoConfig, build
+from daag_jax.agent.daag import DaagConfig, Programs, World, run_daag
+from daag_jax.agent.demo import ARM_NAMES, DemoConfig, build, make_world
+from daag_jax.agent.reward import Detector, DetectorConfig, make_detector
+from daag_jax.assets import asset
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import episodes_to, paired_difference
+from daag_jax.networks.clip import weights as clip_weights
+from daag_jax.training.checkpoint import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -29,68 +37,112 @@ class Config:
     """Seeds, budget, and the size of the agent."""
 
     preset: Literal["full", "smoke"] = "full"
-    seeds: int = 5
-    iterations: int = 16
-    episodes: int = 64
-    train_steps: int = 60
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    iterations: int = 8
+    episodes: int = 512  # per iteration
     threshold: float = 0.5
-    arms: tuple[str, ...] = ("reward", "subgoals", "hindsight")
-    setup: DemoConfig = DemoConfig()
+    arms: tuple[str, ...] = ("hindsight", "subgoals", "reward")
+    setup: DemoConfig = DemoConfig(
+        labelled=8192,
+        validated=2048,
+        edited=1024,
+        detector=DetectorConfig(steps=3000, learning_rate=5e-4),
+        detectors=("edits",),
+    )
     directory: str = "runs/experiments/daag/exploration"
 
 
+def prepare(config: Config) -> tuple[World, Detector]:
+    """The world and the one detector that all arms have: the difference is hindsight alone."""
+    store = Checkpoints(Path(config.directory) / "detector", keep=1)
+    if not store.steps():
+        store.save(0, build(config.setup).detectors["edits"])
+        store.wait()
+    world, setup = make_world(config.setup), config.setup
+    clip_params = clip_weights.load(asset("clip.safetensors"), setup.detector.clip)
+    blank = make_detector(clip_params, world.env.captions, setup.detector)
+    return world, jax.tree.map(jnp.asarray, store.restore(blank).state)
+
+
 def main(config: Config) -> None:
-    smoke = config.preset == "smoke"
-    seeds, iterations = (1, 2) if smoke else (config.seeds, config.iterations)
-    setup_config = replace(config.setup, tested=128)
-    if smoke:
-        setup_config = replace(setup_config, labelled=128, edited=64)
-    setup = build(setup_config)
+    if config.preset == "smoke":
+        small = DetectorConfig(steps=100)
+        setup = replace(config.setup, labelled=512, edited=64, detector=small)
+        folder = str(Path(config.directory) / "smoke")
+        config = replace(
+            config, seeds=(0,), iterations=2, episodes=128, setup=setup, directory=folder
+        )
+    world, detector = prepare(config)
     base = DaagConfig(
         tasks=config.setup.tasks[:1],
-        iterations=iterations,
+        iterations=config.iterations,
         episodes=config.episodes,
-        train_steps=config.train_steps,
+        success_threshold=config.threshold,
     )
-    programs = Programs(setup.world, base)
-    curves: dict[str, list[list[float]]] = {arm: [] for arm in config.arms}
-    for seed in range(seeds):
+    programs = Programs(world, base)
+    runs: dict[str, list[list[dict]]] = {arm: [] for arm in config.arms}
+    for seed in config.seeds:
         for arm in config.arms:
-            # both arms with a detector have the same one: the difference is hindsight alone
-            detector = None if arm == "reward" else setup.edited
+            show = lambda row, seed=seed, arm=arm: print(seed, arm, brief(row), flush=True)
+            folder = Path(config.directory) / f"{arm}-{seed}"
+            one = replace(base, arm=arm, seed=seed)
             rows = run_daag(
-                setup.world,
-                detector,
-                replace(base, arm=arm, seed=seed),
-                Path(config.directory) / f"{arm}-{seed}",
-                programs=programs,
+                world, None if arm == "reward" else detector, one, folder, show, programs
             )
-            curves[arm].append([row["success"] for row in rows])
-            print(seed, arm, [round(row["success"], 2) for row in rows], flush=True)
-    report(config, curves)
+            runs[arm].append(rows)
+    report(config, runs)
 
 
-def report(config: Config, curves: dict[str, list[list[float]]]) -> None:
-    """Episodes to the threshold, paired differences, and a figure."""
-    budget = len(next(iter(curves.values()))[0]) * config.episodes
-    grid = np.arange(1, budget // config.episodes + 1) * config.episodes
-    needed = {
-        arm: [min(episodes_to(config.threshold, np.array(c), grid), budget) for c in runs]
-        for arm, runs in curves.items()
+def brief(row: dict) -> str:
+    """One line of progress."""
+    usable, valid = row["kept"] + row["edited"], row["kept_valid"] + row["edited_valid"]
+    return (
+        f"{row['episodes_of_task']} episodes, {row['kept']} kept, {row['edited']} edited, {valid}/{usable} valid, "
+        f"success {row['success']:.2f}"
+    )
+
+
+def report(config: Config, runs: dict[str, list[list[dict]]]) -> None:
+    """Episodes to the threshold, paired differences, label validity, and a figure."""
+    budget = config.iterations * config.episodes
+    grid = np.arange(1, config.iterations + 1) * config.episodes
+    curves = {
+        # a run that reached the threshold has ended: its last value stands for the rest
+        arm: np.array(
+            [
+                [rows[min(i, len(rows) - 1)]["success"] for i in range(len(grid))]
+                for rows in all_rows
+            ]
+        )
+        for arm, all_rows in runs.items()
     }
-    results = {"episodes": needed, "curves": curves, "budget": budget, "area": {}}
-    results["area"] = {arm: [float(np.mean(c)) for c in runs] for arm, runs in curves.items()}
-    if len(needed["hindsight"]) > 1:
-        for name, table in (("episodes", needed), ("area", results["area"])):
-            difference = paired_difference(table["hindsight"], table["subgoals"])
-            results[f"{name}, hindsight minus subgoals"] = list(difference)
+    needed = {
+        arm: [min(episodes_to(config.threshold, one, grid), budget) for one in found]
+        for arm, found in curves.items()
+    }
+    results = {"budget": budget, "episodes": needed, "validity": validity(runs)}
+    if len(config.seeds) > 1 and {"hindsight", "subgoals"} <= set(needed):
+        difference = paired_difference(needed["hindsight"], needed["subgoals"])
+        results["episodes, hindsight minus subgoals"] = list(difference)
+    results["curves"] = {arm: found.tolist() for arm, found in curves.items()}
     directory = Path(config.directory)
     (directory / "results.json").write_text(json.dumps(results, indent=1))
-    lines = {ARM_NAMES[arm]: (grid, np.array(runs)) for arm, runs in curves.items()}
+    lines = {ARM_NAMES[arm]: (grid, found) for arm, found in curves.items()}
     drawn = html.figure(figures.curves(lines, title=config.setup.tasks[0], limits=(0, 1)))
     page = html.Page("Exploration", [html.Section("Success without exploration", [drawn])])
     html.write(page, directory / "report.html")
     print(json.dumps({k: v for k, v in results.items() if k != "curves"}))
+
+
+def validity(runs: dict[str, list[list[dict]]]) -> dict[str, dict[str, float]]:
+    """Share of stored pieces whose label is true, by arm and by whether they were edited."""
+    out = {}
+    for arm, all_rows in runs.items():
+        count = lambda name, all_rows=all_rows: sum(row[name] for rows in all_rows for row in rows)
+        out[arm] = {
+            kind: count(f"{kind}_valid") / max(count(kind), 1) for kind in ("kept", "edited")
+        }
+    return out
 
 
 if __name__ == "__main__":

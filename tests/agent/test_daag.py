@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from daag_jax.agent.augmenter import make_augmenter, make_looker
-from daag_jax.agent.daag import DaagConfig, Programs, World, run_daag
+from daag_jax.agent.daag import DaagConfig, Programs, World, return_then_explore, run_daag
 from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
+from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.self_imitation import SelfImitationConfig
 from daag_jax.assets import asset
 from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
 from daag_jax.networks.clip import weights
 from daag_jax.networks.clip.config import COMPACT_CLIP
 
-POLICY = SelfImitationConfig(width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,))
+POLICY = SelfImitationConfig(width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,), exploration=Exploration(0.1))
 CONFIG = DaagConfig(
     tasks=("Grasp the red object", "Grasp the green object"),
     iterations=2,
@@ -94,12 +95,22 @@ def test_the_reward_arm_needs_no_detector(parts):
     assert all(row["edited"] == 0 and row["kept"] == row["rewarded"] for row in rows)
 
 
+def test_episodes_follow_the_policy_first_and_explore_then(key):
+    scales = return_then_explore(key, 200, 4)
+    explores = scales > 1.0
+    assert not explores[:, 0].any() and (np.diff(explores.astype(int), axis=1) >= 0).all()
+    shares = explores.mean(axis=0)
+    np.testing.assert_allclose(shares, [0.0, 0.25, 0.5, 0.75], atol=0.1)
+
+
 def test_what_is_missing_is_named(parts):
     world, _, programs = parts
     with pytest.raises(ValueError, match="detector"):
         run_daag(world, None, CONFIG, programs=programs)
     with pytest.raises(ValueError, match="arm 'magic'"):
         DaagConfig(arm="magic")
+    with pytest.raises(ValueError, match="epsilon"):
+        DaagConfig(policy=replace(POLICY, exploration=Exploration()))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The task buffer is a ring, the lifelong buffer refuses what is broken, files are read back or refused."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ from daag_jax.types import Episode, Spec
 SPEC = Spec(2, 1, image_shape=(1, 4, 4, 3))
 
 
-def steps_of(values, is_edited=False):
+def steps_of(values, is_edited=False, goal=0):
     num = len(values)
     return Steps(
         np.zeros((num, *SPEC.image_shape), np.uint8),
@@ -27,6 +28,7 @@ def steps_of(values, is_edited=False):
         np.asarray(values, np.float32)[:, None],
         np.ones(num, np.float32),
         np.full(num, is_edited),
+        np.full(num, goal, np.int32),
     )
 
 
@@ -64,13 +66,29 @@ def test_only_what_was_added_is_sampled(key):
     assert set(np.asarray(batch.actions).ravel()) == {5.0, 6.0}
 
 
-def test_edited_steps_get_their_share_of_the_weight():
+def weights_of(buffer, edited_share):
+    steps = jax.tree.map(jnp.asarray, buffer.steps)
+    return np.asarray(balanced(steps, jnp.arange(64) < buffer.size, edited_share))
+
+
+def test_every_sub_goal_weighs_alike_and_edited_steps_get_their_share():
     buffer = add_steps(empty_task_buffer(SPEC, 64), steps_of(range(10)))
     buffer = add_steps(buffer, steps_of([1, 2], is_edited=True))
-    steps = jax.tree.map(jax.numpy.asarray, buffer.steps)
-    factors = balanced(steps, jax.numpy.arange(64) < buffer.size, 0.5)
-    weights = np.asarray(factors * steps.weights)[:12]
-    assert weights[10:].sum() == pytest.approx(weights[:10].sum())
+    buffer = add_steps(buffer, steps_of([3], goal=1))
+    as_they_come, shared = weights_of(buffer, -1.0), weights_of(buffer, 0.25)
+    for weights in (as_they_come, shared):
+        assert weights[:12].sum() == pytest.approx(1.0) and weights[12] == pytest.approx(1.0)
+        assert not weights[13:].any()
+    assert as_they_come[10:12].sum() == pytest.approx(2 / 12)
+    assert shared[10:12].sum() == pytest.approx(0.25)
+
+
+def test_the_rare_sub_goal_is_drawn_as_often_as_the_common_one(key):
+    buffer = add_steps(empty_task_buffer(SPEC, 64), steps_of([0] * 30))
+    buffer = add_steps(buffer, steps_of([1], goal=1))
+    steps = jax.tree.map(jnp.asarray, buffer.steps)
+    drawn = np.asarray(sample_steps(steps, buffer.size, key, 1000, None, -1.0).actions)
+    assert drawn.mean() == pytest.approx(0.5, abs=0.06)
 
 
 def test_a_piece_ends_at_its_sub_goal_and_weighs_its_end_most():

@@ -188,14 +188,18 @@ def test_relations_agree_with_contacts_in_c_mujoco():
     assert np.asarray(relations_of(jnp.asarray(data.qpos, jnp.float32)).on_top)[0, 1]
 
 
-def test_a_tower_of_three_stands_for_ten_seconds():
-    model = body.load_model()
-    data = mujoco.MjData(model)
-    data.qpos[:] = np.asarray(standing((0, 1, 2), ((0.0, 0.0), (0.008, 0.0), (0.0, 0.006))))
-    data.ctrl[:] = data.qpos[:6]
-    for _ in range(2000):
-        mujoco.mj_step(model, data)
-    heights = data.qpos[6:].reshape(3, 7)[:, 2]
+@pytest.mark.parametrize("is_mjx", [True, False])
+def test_a_tower_of_three_stands_for_ten_seconds(env, is_mjx):
+    qpos = standing((0, 1, 2), ((0.0, 0.0), (0.008, 0.0), (0.0, 0.006)))
+    if is_mjx:
+        ctrls = jnp.broadcast_to(qpos[None, :6], (2000, 6))
+        qpos = jax.jit(env.physics.follow)(env.physics.start(qpos, qpos[:6]), ctrls).qpos
+    else:
+        data = mujoco.MjData(env.physics.model)
+        data.qpos[:], data.ctrl[:] = np.asarray(qpos), np.asarray(qpos[:6])
+        mujoco.mj_step(env.physics.model, data, 2000)
+        qpos = data.qpos
+    heights = body.cube_positions(jnp.asarray(qpos))[:, 2]
     np.testing.assert_allclose(heights, body.CUBE * np.array([1, 3, 5]), atol=0.003)
 
 

@@ -77,6 +77,15 @@ def test_a_policy_sees_pixels_instruction_and_how_much_to_explore(key):
     np.testing.assert_allclose(episodes.actions, np.full((2, 7, 1), 0.25))
 
 
+def test_each_world_and_decision_can_explore_by_its_own_scale(key):
+    def act(policy, context, key):
+        return context.extras["explore"][:, None, None]
+
+    scales = jnp.arange(14.0).reshape(2, 7) / 20
+    episodes = rollout(Counter(), act, (), key, 2, explore=scales)
+    np.testing.assert_allclose(episodes.actions[..., 0], scales)
+
+
 def test_worlds_split_over_devices_are_the_worlds_of_their_keys(key):
     run = lambda policy, key: rollout(Counter(), ones, policy, key, 3)
     keys = jax.random.split(key, 4)

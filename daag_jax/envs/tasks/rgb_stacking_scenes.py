@@ -111,7 +111,7 @@ def random_scene(key: Key) -> tuple[Float[Array, "Q"], Int[Array, "3"]]:
     third = jnp.where(is_tower, second + jitter[1], places[2])
     over = jnp.where(is_above, places[0] + jitter[0], palm[:2])
     second = jnp.where(is_held | is_above, over, second)
-    lift = jax.random.uniform(keys[6], (), minval=0.06, maxval=0.16)
+    lift = jax.random.uniform(keys[6], (), minval=0.06, maxval=0.22)
     low = 3 * CUBE + jax.random.uniform(keys[7], (), minval=0.014, maxval=0.05)
     held_height = jnp.where(is_above, low, lift)
     is_gripped = is_held | is_above
