@@ -144,7 +144,8 @@ def run_daag(
         programs: compiled functions to share between arms and seeds (``Programs(world, config)``).
 
     Raises:
-        ValueError: an arm that sees sub-goals has no detector, or one that edits has no augmenter.
+        ValueError: an arm that sees sub-goals has no detector, one that edits has no augmenter, or the directory holds
+            a run of another configuration.
     """
     if config.arm != "reward" and (detector is None or world.scores is None):
         raise ValueError(f"arm {config.arm!r} needs a detector and its scorer; pass both.")
@@ -232,7 +233,7 @@ class _Agent:
             if self.config.success_threshold and row["success"] >= self.config.success_threshold:
                 step = (step - 1) // per_task * per_task + per_task
             if self.checkpoints is not None:
-                self.checkpoints.save(step, state, {"rows": rows})
+                self.checkpoints.save(step, state, {"rows": rows, "config": repr(self.config)})
         if self.checkpoints is not None:
             self.checkpoints.wait()
         return rows
@@ -245,6 +246,10 @@ class _Agent:
             restored = self.checkpoints.restore(fresh)
         except FileNotFoundError:
             return fresh, 0, []
+        if restored.metadata["config"] != repr(self.config):
+            raise ValueError(
+                f"{self.directory} holds a run of another configuration; remove it, or name another directory."
+            )
         rows = restored.metadata["rows"]
         for index in range(len(rows)):
             self._add_block(*read_episodes(self._file(index)))

@@ -29,7 +29,7 @@ from daag_jax.agent.reward import Detector, DetectorConfig, make_scorer
 from daag_jax.assets import asset
 from daag_jax.editing.compact import load_compact_editor
 from daag_jax.editing.editor import EditorConfig
-from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig, task_sentences
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import success_rate
 from daag_jax.networks.clip import weights as clip_weights
@@ -110,12 +110,15 @@ def build(config: DemoConfig, say=print) -> Setup:
     clip_params = clip_weights.load(asset("clip.safetensors"), COMPACT_CLIP)
     novel = novel_captions(config.tasks)
     known = detectors.known_columns(env, novel)
+    tasks = detectors.known_tasks(env, novel)
 
     root = jax.random.key(config.seed)
-    real, qpos = detectors.mixed_frames(env, key_at(root, "labelled", 0), config.labelled)
+    real, qpos = detectors.mixed_frames(env, key_at(root, "labelled", 0), config.labelled, tasks)
     real = real._replace(known=np.broadcast_to(known[None], real.truth.shape).copy())
     validation = detectors.validation_frames(env, key_at(root, "validation", 0), config.validated)
-    test, _ = detectors.mixed_frames(env, key_at(root, "test", 0), config.tested)
+    test, _ = detectors.mixed_frames(
+        env, key_at(root, "test", 0), config.tested, task_sentences(env.config.colors)[:-1]
+    )
     requests = detectors.choose_swaps(
         real.truth[: config.edited], known, env.captions, novel, world.orchestrator, config.seed
     )

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from daag_jax.agent.augmenter import Augment, Job, wanted_colors
 from daag_jax.agent.hindsight import Request
-from daag_jax.agent.orchestrator import Orchestrator
+from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
 from daag_jax.agent.reward import (
     Detector,
     DetectorConfig,
@@ -27,11 +27,14 @@ from daag_jax.agent.reward import (
     finetune,
     make_detector,
 )
+from daag_jax.envs.experts.stacking import expert
 from daag_jax.envs.palette import PALETTE_NAMES
-from daag_jax.envs.tasks.rgb_stacking import RgbStacking
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking, Task, parse_task, task_sentences
 from daag_jax.envs.tasks.rgb_stacking_scenes import random_scene
-from daag_jax.evaluation.rollout import random_actions, rollout
-from daag_jax.types import Key, Params
+from daag_jax.evaluation.demonstrate import demonstrate
+from daag_jax.types import Episode, Key, Params
+
+AIM_ERROR = 0.15  # standard deviation, in half sides of the workspace
 
 
 def still_frames(
@@ -52,14 +55,25 @@ def still_frames(
 
 
 def episode_frames(
-    env: RgbStacking, key: Key, num: int, batch: int = 64
+    env: RgbStacking, key: Key, num: int, tasks: Sequence[str], batch: int = 64
 ) -> tuple[Labelled, np.ndarray]:
-    """Frames of episodes of random actions: what a detector will be asked about, most of it nothing at all."""
-    run = jax.jit(lambda key: rollout(env, random_actions(env.spec), (), key, batch))
+    """Frames of episodes at some tasks: what a detector will be asked about, most of it nothing at all.
+
+    Half of the actions are random; the others are a scripted expert's whose aim is off, for near misses are what
+    detectors take for successes.
+    """
+
+    @jax.jit
+    def run(key: Key, task: Task) -> Episode:
+        return demonstrate(
+            env, expert(env), key, batch, task, env.default_colors, AIM_ERROR, epsilon=0.5
+        )
+
     per_run = batch * env.horizon
     images, truth, qpos = [], [], []
     for i in range(-(-num // per_run)):
-        episodes = jax.device_get(run(jax.random.fold_in(key, i)))
+        task = parse_task(tasks[i % len(tasks)], env.config.colors)
+        episodes = jax.device_get(run(jax.random.fold_in(key, i), task))
         images.append(episodes.images[:, 1:].reshape(per_run, *episodes.images.shape[2:]))
         truth.append(episodes.extras["labels"][:, 1:].reshape(per_run, -1))
         qpos.append(episodes.extras["qpos"][:, 1:].reshape(per_run, -1))
@@ -67,25 +81,34 @@ def episode_frames(
     return Labelled(images, truth, np.ones_like(truth)), qpos
 
 
-def mixed_frames(env: RgbStacking, key: Key, num: int) -> tuple[Labelled, np.ndarray]:
+def mixed_frames(
+    env: RgbStacking, key: Key, num: int, tasks: Sequence[str]
+) -> tuple[Labelled, np.ndarray]:
     """Half still scenes, which show every relation, and half episodes, which have the true rates of them; shuffled."""
     still_key, episode_key, order_key = jax.random.split(key, 3)
     still, still_qpos = still_frames(env, still_key, num - num // 2)
-    moving, moving_qpos = episode_frames(env, episode_key, num // 2)
+    moving, moving_qpos = episode_frames(env, episode_key, num // 2, tasks)
     order = np.asarray(jax.random.permutation(order_key, num))
     join = lambda a, b: np.concatenate([a, b])[order]
     return Labelled(*map(join, still, moving)), join(still_qpos, moving_qpos)
 
 
 def validation_frames(
-    env: RgbStacking, key: Key, num: int
+    env: RgbStacking, key: Key, num: int, tasks: Sequence[str]
 ) -> tuple[Labelled, Bool[np.ndarray, "N"]]:
     """``num`` still scenes and four times as many frames of episodes; which are which (True: of episodes)."""
     still_key, episode_key = jax.random.split(key)
     still, _ = still_frames(env, still_key, num)
-    moving, _ = episode_frames(env, episode_key, 4 * num)
+    moving, _ = episode_frames(env, episode_key, 4 * num, tasks)
     both = Labelled(*(np.concatenate(x) for x in zip(still, moving, strict=True)))
     return both, np.arange(5 * num) >= num
+
+
+def known_tasks(env: RgbStacking, novel: Sequence[str]) -> list[str]:
+    """Grasps and stacks of two that lead to no novel sub-goal."""
+    decompose = RuleOrchestrator().decompose
+    tasks = task_sentences(env.config.colors)[:-1]
+    return [task for task in tasks if not set(decompose(task)) & set(novel)]
 
 
 def known_columns(env: RgbStacking, novel: Sequence[str]) -> Bool[np.ndarray, "M"]:

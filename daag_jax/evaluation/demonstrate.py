@@ -54,15 +54,25 @@ def demonstrate(
     task: Any = None,
     colors: Array | None = None,
     noise: float = 0.0,
+    epsilon: float = 0.0,
 ) -> Episode:
-    """``num`` episodes of the expert, its actions disturbed by Gaussian ``noise`` (as executed and recorded)."""
+    """``num`` episodes of the expert; what is recorded is what was executed.
+
+    Args:
+        noise: standard deviation of the Gaussian that disturbs each action.
+        epsilon: probability that an action is uniformly random instead.
+    """
     world, observation_dim = Whispering(env, expert), env.spec.observation_dim
 
     def act(policy: Any, context: Context, key: Key) -> Array:
         heard = context.observations[:, -1:, observation_dim:]
-        if noise == 0.0:
-            return heard
-        return jnp.clip(heard + noise * jax.random.normal(key, heard.shape), -1.0, 1.0)
+        if noise > 0.0 or epsilon > 0.0:
+            noise_key, random_key, choice_key = jax.random.split(key, 3)
+            heard = jnp.clip(heard + noise * jax.random.normal(noise_key, heard.shape), -1.0, 1.0)
+            uniform = jax.random.uniform(random_key, heard.shape, minval=-1.0)
+            is_random = jax.random.uniform(choice_key, (heard.shape[0], 1, 1)) < epsilon
+            heard = jnp.where(is_random, uniform, heard)
+        return heard
 
     episodes = rollout(world, act, (), key, num, task, colors)
     return episodes._replace(observations=episodes.observations[..., :observation_dim])

@@ -38,7 +38,7 @@ class Config:
 
     preset: Literal["full", "smoke"] = "full"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    iterations: int = 8
+    iterations: int = 10
     episodes: int = 512  # per iteration
     threshold: float = 0.5
     arms: tuple[str, ...] = ("hindsight", "subgoals", "reward")
@@ -46,7 +46,7 @@ class Config:
         labelled=8192,
         validated=2048,
         edited=1024,
-        detector=DetectorConfig(steps=3000, learning_rate=5e-4),
+        detector=DetectorConfig(steps=1500, learning_rate=5e-4),
         detectors=("edits",),
     )
     directory: str = "runs/experiments/daag/exploration"

@@ -21,7 +21,9 @@ from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
 from daag_jax.networks.clip import weights
 from daag_jax.networks.clip.config import COMPACT_CLIP
 
-POLICY = SelfImitationConfig(width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,), exploration=Exploration(0.1))
+POLICY = SelfImitationConfig(
+    width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,), exploration=Exploration(0.1)
+)
 CONFIG = DaagConfig(
     tasks=("Grasp the red object", "Grasp the green object"),
     iterations=2,
@@ -85,6 +87,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(parts, whole, tmp_path)
         run_daag(world, detector, CONFIG, tmp_path, interrupt, programs)
     rows = run_daag(world, detector, CONFIG, tmp_path, programs=programs)
     np.testing.assert_equal(rows, whole)
+    with pytest.raises(ValueError, match="another configuration"):
+        run_daag(world, detector, replace(CONFIG, seed=1), tmp_path, programs=programs)
 
 
 def test_the_reward_arm_needs_no_detector(parts):

@@ -22,3 +22,11 @@ def test_noise_disturbs_the_actions_that_are_recorded(key):
     steps = np.diff(np.asarray(episodes.observations), axis=1)[:, 0]
     np.testing.assert_allclose(steps, episodes.actions[:, 0], atol=1e-6)
     assert 0.02 < np.std(episodes.actions[:, 0]) < 0.3
+
+
+def test_a_share_of_the_actions_is_random(key):
+    expert = lambda state: jnp.full((1,), 0.5)
+    episodes = demonstrate(Counter(), expert, key, 64, epsilon=0.3)
+    actions = np.asarray(episodes.actions)
+    assert 0.6 < np.mean(actions == 0.5) < 0.8
+    assert actions.min() < -0.5 and actions.max() > 0.9
