@@ -56,7 +56,7 @@ class DemoConfig:
     labelled: int = (
         1024  # frames with known captions, for the detector (the predecessor: about 10^3)
     )
-    validated: int = 512  # still frames for thresholds, and four times as many of episodes
+    validated: int = 2048  # frames of episodes, for the thresholds
     edited: int = 384  # of them that are also edited
     tested: int = 512  # real frames on which detectors are compared
     detector: DetectorConfig = DetectorConfig()
@@ -115,7 +115,9 @@ def build(config: DemoConfig, say=print) -> Setup:
     root = jax.random.key(config.seed)
     real, qpos = detectors.mixed_frames(env, key_at(root, "labelled", 0), config.labelled, tasks)
     real = real._replace(known=np.broadcast_to(known[None], real.truth.shape).copy())
-    validation = detectors.validation_frames(env, key_at(root, "validation", 0), config.validated)
+    validation, _ = detectors.episode_frames(
+        env, key_at(root, "validation", 0), config.validated, tasks
+    )
     test, _ = detectors.mixed_frames(
         env, key_at(root, "test", 0), config.tested, task_sentences(env.config.colors)[:-1]
     )

@@ -26,6 +26,7 @@ from daag_jax.agent.reward import (
     detector_metrics,
     finetune,
     make_detector,
+    strictest,
 )
 from daag_jax.envs.experts.stacking import expert
 from daag_jax.envs.palette import PALETTE_NAMES
@@ -91,17 +92,6 @@ def mixed_frames(
     order = np.asarray(jax.random.permutation(order_key, num))
     join = lambda a, b: np.concatenate([a, b])[order]
     return Labelled(*map(join, still, moving)), join(still_qpos, moving_qpos)
-
-
-def validation_frames(
-    env: RgbStacking, key: Key, num: int, tasks: Sequence[str]
-) -> tuple[Labelled, Bool[np.ndarray, "N"]]:
-    """``num`` still scenes and four times as many frames of episodes; which are which (True: of episodes)."""
-    still_key, episode_key = jax.random.split(key)
-    still, _ = still_frames(env, still_key, num)
-    moving, _ = episode_frames(env, episode_key, 4 * num, tasks)
-    both = Labelled(*(np.concatenate(x) for x in zip(still, moving, strict=True)))
-    return both, np.arange(5 * num) >= num
 
 
 def known_tasks(env: RgbStacking, novel: Sequence[str]) -> list[str]:
@@ -196,23 +186,20 @@ def train_detector(
     clip_params: Params,
     env: RgbStacking,
     parts: Sequence[Labelled],
-    validation: tuple[Labelled, Bool[np.ndarray, "N"]],
+    validation: Labelled,
     known: Bool[np.ndarray, "M"],
     scores,
     config: DetectorConfig,
     seed: int,
 ) -> Detector:
-    """Finetunes CLIP on labelled frames and calibrates it on real validation frames of known captions."""
+    """Finetunes CLIP on labelled frames and calibrates it on real frames of episodes, for known captions."""
     data = Labelled(*(np.concatenate(x) for x in zip(*parts, strict=True)))
     params = finetune(clip_params, env.captions, data, config, seed)
     detector = make_detector(params, env.captions, config)
-    frames, is_typical = validation
-    seen = score_all(scores, detector, frames.images)[:, known]
-    truth = frames.truth[:, known]
-    everything = np.repeat(is_typical, seen.shape[1])
-    pooled = calibrate(seen.reshape(-1, 1), truth.reshape(-1, 1), everything, config)
-    thresholds = np.full(known.shape, pooled[0], np.float32)
-    thresholds[known] = calibrate(seen, truth, is_typical, config)
+    seen = score_all(scores, detector, validation.images)[:, known]
+    own = calibrate(seen, validation.truth[:, known], config)
+    thresholds = np.full(known.shape, strictest(own, config), np.float32)
+    thresholds[known] = own
     return detector._replace(thresholds=jnp.asarray(thresholds))
 
 

@@ -3,8 +3,8 @@
     p[b, g] = sigmoid( mean over camera views v of  exp(tau) phi_I(o_bv) . phi_T(g) + b )
     sub-goal g is seen  iff  p[b, g] > gamma_g
 
-gamma_g is the smallest threshold whose precision is at least 0.95 at the rate at which sub-goals are met in episodes:
-a false positive poisons the buffer, a false negative only costs an episode.  Finetuning is ``algorithms.contrastive``
+gamma_g is the smallest threshold whose precision on frames of episodes is at least 0.99: a false positive poisons the
+buffer, a false negative only costs an episode.  Finetuning is ``algorithms.contrastive``
 on labelled and edited frames; all captions are columns of its truth table, so colour-permuted captions are its hard
 negatives.
 
@@ -127,60 +127,43 @@ def finetune(
 
 
 def calibrate(
-    scores: Float[np.ndarray, "N M"],
-    truth: Bool[np.ndarray, "N M"],
-    is_typical: Bool[np.ndarray, "N"],
-    config: DetectorConfig,
+    scores: Float[np.ndarray, "N M"], truth: Bool[np.ndarray, "N M"], config: DetectorConfig
 ) -> Float[np.ndarray, "M"]:
-    """Thresholds of at least ``config.precision`` in episodes; pooled where a caption has few positives.
+    """Thresholds of at least ``config.precision`` on frames of episodes; 1, never seen, where there is none.
 
-    False positive rates come from the typical frames (of episodes), true positive rates from all; precision is theirs
-    at ``config.prevalence``.  Posed frames show each sub-goal far too often to say how precise a threshold is.
+    A caption with too few positives takes the strictest threshold of the others.  Posed frames would show each sub-goal
+    far too often to say how precise a threshold is.
     """
+    thresholds = np.full(scores.shape[1], np.nan, np.float32)
+    for column in np.flatnonzero(truth.sum(axis=0) >= config.min_positives):
+        own = threshold_for(scores[:, column], truth[:, column], config.precision)
+        thresholds[column] = 1.0 if own is None else own
+    return np.where(np.isnan(thresholds), strictest(thresholds, config), thresholds)
 
-    def threshold(scores: np.ndarray, truth: np.ndarray, is_typical: np.ndarray) -> float | None:
-        share, negatives = config.prevalence, ~truth & is_typical
-        weights = share * truth / max(truth.sum(), 1)
-        weights = weights + (1.0 - share) * negatives / max(negatives.sum(), 1)
-        return threshold_for(scores, truth, config.precision, weights)
 
-    columns = scores.shape[1]
-    pooled = threshold(scores.ravel(), truth.ravel(), np.repeat(is_typical, columns))
-    pooled = config.default_threshold if pooled is None else pooled
-    thresholds = np.full(columns, pooled, np.float32)
-    for column in range(columns):
-        if truth[:, column].sum() >= config.min_positives:
-            own = threshold(scores[:, column], truth[:, column], is_typical)
-            thresholds[column] = 1.0 if own is None else own
-    return thresholds
+def strictest(thresholds: Float[np.ndarray, "M"], config: DetectorConfig) -> float:
+    """The highest threshold of captions that are ever seen; the default where there is none."""
+    usable = thresholds[thresholds < 1.0]
+    return float(usable.max()) if usable.size else config.default_threshold
 
 
 def ranked(
-    scores: Float[np.ndarray, "N"],
-    truth: Bool[np.ndarray, "N"],
-    weights: Float[np.ndarray, "N"] | None = None,
+    scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct scores, best first; the weight of frames that score at least as much, and of the true ones among them.
-
-    Without weights, these are counts.
-    """
+    """Distinct scores, best first; how many frames score at least as much, and how many of them are true."""
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]
-    weights = np.ones(len(scores)) if weights is None else weights[order]
     ends = np.flatnonzero(
         np.append(falling[1:] < falling[:-1], True)
     )  # equal scores stand together
-    return falling[ends], np.cumsum(weights)[ends], np.cumsum(weights * truth[order])[ends]
+    return falling[ends], ends + 1, np.cumsum(truth[order])[ends]
 
 
 def threshold_for(
-    scores: Float[np.ndarray, "N"],
-    truth: Bool[np.ndarray, "N"],
-    precision: float,
-    weights: Float[np.ndarray, "N"] | None = None,
+    scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"], precision: float
 ) -> float | None:
     """The smallest threshold whose positives are right often enough; None where there is none."""
-    levels, found, hits = ranked(scores, truth, weights)
+    levels, found, hits = ranked(scores, truth)
     gains = np.diff(hits, prepend=0) > 0
     good = np.flatnonzero((hits >= precision * found) & gains)
     if good.size == 0:

@@ -43,9 +43,9 @@ class Config:
     threshold: float = 0.5
     arms: tuple[str, ...] = ("hindsight", "subgoals", "reward")
     setup: DemoConfig = DemoConfig(
-        labelled=8192,
-        validated=2048,
-        edited=1024,
+        labelled=6144,
+        validated=4096,
+        edited=768,
         detector=DetectorConfig(steps=1500, learning_rate=5e-4),
         detectors=("edits",),
     )
