@@ -50,9 +50,9 @@ class DemoConfig:
 
     directory: str = "runs/demo"
     seed: int = 0
-    iterations: int = 6  # of each task
-    episodes: int = 64  # per iteration
-    train_steps: int = 40  # per iteration
+    iterations: int = 2  # of each task
+    episodes: int = 256  # per iteration
+    train_steps: int = 200  # per iteration
     labelled: int = (
         1024  # frames with known captions, for the detector (the predecessor: about 10^3)
     )
