@@ -51,7 +51,7 @@ class DemoConfig:
     directory: str = "runs/demo"
     seed: int = 0
     iterations: int = 2  # of each task
-    episodes: int = 256  # per iteration
+    episodes: int = 192  # per iteration
     train_steps: int = 200  # per iteration
     labelled: int = (
         1024  # frames with known captions, for the detector (the predecessor: about 10^3)

@@ -3,7 +3,7 @@
     p[b, g] = sigmoid( mean over camera views v of  exp(tau) phi_I(o_bv) . phi_T(g) + b )
     sub-goal g is seen  iff  p[b, g] > gamma_g
 
-gamma_g is the smallest threshold whose precision on frames of episodes is at least 0.99: a false positive poisons the
+gamma_g is the smallest threshold whose precision on frames of episodes is at least 0.95: a false positive poisons the
 buffer, a false negative only costs an episode.  Finetuning is ``algorithms.contrastive``
 on labelled and edited frames; all captions are columns of its truth table, so colour-permuted captions are its hard
 negatives.
@@ -129,14 +129,15 @@ def finetune(
 def calibrate(
     scores: Float[np.ndarray, "N M"], truth: Bool[np.ndarray, "N M"], config: DetectorConfig
 ) -> Float[np.ndarray, "M"]:
-    """Thresholds of at least ``config.precision`` on frames of episodes; 1, never seen, where there is none.
+    """Thresholds of at least ``config.precision`` where sub-goals are as rare as ``config.prevalence``.
 
-    A caption with too few positives takes the strictest threshold of the others.  Posed frames would show each sub-goal
-    far too often to say how precise a threshold is.
+    A caption with too few positives takes the strictest threshold of the others; one without any such threshold takes 1
+    and is never seen.
     """
     thresholds = np.full(scores.shape[1], np.nan, np.float32)
     for column in np.flatnonzero(truth.sum(axis=0) >= config.min_positives):
-        own = threshold_for(scores[:, column], truth[:, column], config.precision)
+        shown = scores[:, column], truth[:, column]
+        own = threshold_for(*shown, config.precision, config.prevalence)
         thresholds[column] = 1.0 if own is None else own
     return np.where(np.isnan(thresholds), strictest(thresholds, config), thresholds)
 
@@ -160,12 +161,22 @@ def ranked(
 
 
 def threshold_for(
-    scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"], precision: float
+    scores: Float[np.ndarray, "N"],
+    truth: Bool[np.ndarray, "N"],
+    precision: float,
+    prevalence: float | None = None,
 ) -> float | None:
-    """The smallest threshold whose positives are right often enough; None where there is none."""
+    """The smallest threshold whose positives are right often enough; None where there is none.
+
+    Args:
+        prevalence: the share of positives for which precision is asked; None takes that of ``truth``.
+    """
     levels, found, hits = ranked(scores, truth)
     gains = np.diff(hits, prepend=0) > 0
-    good = np.flatnonzero((hits >= precision * found) & gains)
+    share = truth.mean() if prevalence is None else prevalence
+    right = share * hits / max(truth.sum(), 1)
+    wrong = (1.0 - share) * (found - hits) / max((~truth).sum(), 1)
+    good = np.flatnonzero((right >= precision * (right + wrong)) & gains)
     if good.size == 0:
         return None
     last = good[-1]

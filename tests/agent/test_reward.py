@@ -122,6 +122,16 @@ def test_a_rare_caption_takes_the_threshold_of_all():
     np.testing.assert_allclose(blank, DetectorConfig().default_threshold)
 
 
+def test_a_rarer_sub_goal_asks_for_a_higher_threshold():
+    rng = np.random.default_rng(3)
+    truth = np.arange(4000) % 4 == 0
+    scores = rng.normal(size=4000) + 3.0 * truth
+    often, rarely = (threshold_for(scores, truth, 0.95, share) for share in (0.25, 0.01))
+    assert often == threshold_for(scores, truth, 0.95) and rarely > often + 0.5
+    hits, alarms = (np.mean(scores[truth == side] > rarely) for side in (True, False))
+    assert 0.01 * hits >= 0.949 * (0.01 * hits + 0.99 * alarms)
+
+
 def test_perfect_scores_have_perfect_metrics():
     truth = np.random.default_rng(2).random((50, 3)) < 0.4
     found = detector_metrics(truth.astype(float), truth, np.full(3, 0.5))
