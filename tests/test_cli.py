@@ -7,7 +7,8 @@ import pytest
 
 from daag_jax.algorithms.bc import BcConfig
 from daag_jax.algorithms.self_imitation import SelfImitationConfig
-from daag_jax.cli import COMMANDS, config_of, main
+from daag_jax.cli import COMMANDS, main
+from daag_jax.commands.policies import config_of
 from daag_jax.data.disk import write_episodes
 from daag_jax.envs.palette import PALETTE_RGB
 from daag_jax.evaluation import video

@@ -14,6 +14,7 @@ LAYERS = (
     {"training"},
     {"evaluation"},
     {"agent"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )

@@ -10,8 +10,8 @@
 Three arms, one code: "reward" keeps episodes that the environment rewarded; "subgoals" keeps pieces in which CLIP saw a
 sub-goal of the task; "hindsight" also edits pieces that are a success at something else.
 
-The agent sees pixels and its own gripper.  What only a simulator knows (truth of captions) is used to *measure*: label
-validity and its errors.  A run continues bit for bit after a kill: episodes are files, the rest is a checkpoint.
+The agent sees pixels and its own gripper.  A run continues bit for bit after a kill: episodes are files, the rest is a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -20,41 +20,28 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from daag_jax.agent.augmenter import Augment, run_requests
-from daag_jax.agent.hindsight import (
-    ARMS,
-    HindsightConfig,
-    Plan,
-    first_times,
-    plan,
-    reward_pieces,
-)
-from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
+from daag_jax.agent.hindsight import ARMS, HindsightConfig
+from daag_jax.agent.memory import Memory, World
+from daag_jax.agent.orchestrator import RuleOrchestrator
 from daag_jax.agent.reward import Detector
 from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.parts.trainable import Trainable
 from daag_jax.algorithms.self_imitation import SelfImitationConfig, self_imitation
 from daag_jax.data.buffer import (
-    LifelongBuffer,
     Steps,
     TaskBuffer,
     add_steps,
     empty_task_buffer,
-    episode_steps,
     sample_steps,
 )
 from daag_jax.data.disk import read_episodes, write_episodes
-from daag_jax.editing.validity import Truths, judge_labels
-from daag_jax.envs.palette import PALETTE_NAMES
-from daag_jax.envs.tasks.rgb_stacking import RgbStacking, parse_task
-from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, relations_of
+from daag_jax.envs.tasks.rgb_stacking import parse_task
 from daag_jax.evaluation.rollout import rollout
 from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.keys import key_at
@@ -105,23 +92,6 @@ class DaagConfig:
             )
 
 
-class World(NamedTuple):
-    """What all arms share: compiled functions of one environment."""
-
-    env: RgbStacking
-    scores: Callable[[Detector, Any], Any] | None  # [N, V, H, W, 3] -> [N, M]
-    look: Callable[[Any, Any], Any] | None
-    augment: Augment | None
-    orchestrator: Orchestrator = RuleOrchestrator()
-
-
-class Lesson(NamedTuple):
-    """What a block of episodes gave: steps to learn from, and how right their labels are."""
-
-    steps: Steps | None
-    counts: Counter
-
-
 class AgentState(NamedTuple):
     """What must survive an iteration, beside the episodes on disk."""
 
@@ -156,7 +126,7 @@ def run_daag(
 
 
 class Programs:
-    """The compiled functions of a loop: collect, train, truth."""
+    """The compiled functions of a loop: collect and train."""
 
     def __init__(self, world: World, config: DaagConfig):
         env = world.env
@@ -172,13 +142,9 @@ class Programs:
             batch = sample_steps(steps, size, sample_key, config.batch, None, config.edited_share)
             return self.algorithm.update(policy, batch, update_key)
 
-        def truth(qpos, colors):
-            return jax.vmap(lambda q, c: caption_truth(relations_of(q), c))(qpos, colors)
-
         self.init = jax.jit(self.algorithm.init)
         self.collect = jax.jit(collect)
         self.train = jax.jit(train, donate_argnums=0)
-        self.truth = jax.jit(truth)
 
 
 def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
@@ -195,16 +161,9 @@ class _Agent:
     """One run: its episodes, its place in the sequence of tasks, its rows."""
 
     def __init__(self, world, detector, config: DaagConfig, programs: Programs, directory):
-        self.world, self.detector, self.config, self.programs = world, detector, config, programs
+        self.world, self.config, self.programs = world, config, programs
         self.root = jax.random.key(config.seed)
-        self.captions = world.env.captions
-        mine = [PALETTE_NAMES[c] for c in np.asarray(world.env.default_colors)]
-        others = [color for color in PALETTE_NAMES if color not in mine]
-        # sub-goals about colours that the world does not have are not looked for
-        self.columns = np.array([not any(c in g.split() for c in others) for g in self.captions])
-        self.lifelong = LifelongBuffer()
-        self.scores: list[np.ndarray] = []  # of each block
-        self.edits: dict[tuple, np.ndarray] = {}
+        self.memory = Memory(world, detector, config.arm, config.hindsight, self.root)
         self.directory = None if directory is None else Path(directory)
         self.checkpoints = None
         if self.directory is not None:
@@ -252,7 +211,7 @@ class _Agent:
             )
         rows = restored.metadata["rows"]
         for index in range(len(rows)):
-            self._add_block(*read_episodes(self._file(index)))
+            self.memory.add(*read_episodes(self._file(index)))
         return jax.tree.map(np.asarray, restored.state), restored.step, rows
 
     def _file(self, index: int) -> Path:
@@ -265,8 +224,8 @@ class _Agent:
     def _start_task(self, step: int, task: str) -> tuple[AgentState, Counter]:
         """A new policy, an empty buffer, and what earlier episodes already teach."""
         state, counts = self._fresh(step), Counter()
-        for block in range(len(self.lifelong.blocks)):
-            lesson = self._learn_from(block, task, use_reward=False)
+        for block in range(len(self.memory.lifelong.blocks)):
+            lesson = self.memory.lesson(block, task, use_reward=False)
             counts += lesson.counts
             if lesson.steps is not None:
                 state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
@@ -281,10 +240,10 @@ class _Agent:
             scales = return_then_explore(key_at(self.root, "switch", step), *shape)
         episodes = self.programs.collect(state.policy, collect_key, parsed, scales)
         episodes = jax.device_get(episodes)
-        index = self._add_block(episodes, task)
+        index = self.memory.add(episodes, task)
         if self.directory is not None:
             write_episodes(self._file(index), episodes, task)
-        lesson = self._learn_from(index, task, use_reward=True)
+        lesson = self.memory.lesson(index, task, use_reward=True)
         buffer = state.buffer
         if lesson.steps is not None:
             buffer = add_steps(buffer, lesson.steps)
@@ -318,95 +277,8 @@ class _Agent:
 
     def _reached(self, episodes: Episode, task: str) -> list[float]:
         """Share of episodes in which each sub-goal of the task was truly reached."""
-        columns = [self.captions.index(goal) for goal in RuleOrchestrator().decompose(task)]
+        columns = [
+            self.world.env.captions.index(goal) for goal in RuleOrchestrator().decompose(task)
+        ]
         seen = np.asarray(episodes.extras["labels"])[:, 1:, columns].any(axis=1)
         return [float(x) for x in seen.mean(axis=0)]
-
-    def _add_block(self, episodes: Episode, task: str) -> int:
-        """Stores a block and what the detector sees in it."""
-        self.lifelong = self.lifelong.add(episodes, task)
-        block = self.lifelong.blocks[-1]
-        if self.config.arm != "reward":
-            num, frames = block.images.shape[:2]
-            flat = jnp.asarray(block.images.reshape(num * frames, *block.images.shape[2:]))
-            seen = np.asarray(self.world.scores(self.detector, flat))
-            self.scores.append(seen.reshape(num, frames, -1))
-        return len(self.lifelong.blocks) - 1
-
-    def _learn_from(self, index: int, task: str, use_reward: bool) -> Lesson:
-        """Relabels and edits one block for a task."""
-        block, config = self.lifelong.blocks[index], self.config
-        if config.arm == "reward":
-            if not use_reward and self.lifelong.tasks[index] != task:
-                return Lesson(None, Counter())
-            decided = reward_pieces(block.extras["success"], block.length, task)
-        else:
-            thresholds = np.asarray(self.detector.thresholds)
-            times = first_times(self.scores[index], thresholds, block.length, self.columns)
-            may_edit = config.arm == "hindsight"
-            orchestrator = self.world.orchestrator
-            decided = plan(times, self.captions, task, orchestrator, config.hindsight, may_edit)
-        return self._carry_out(index, decided, task)
-
-    def _carry_out(self, index: int, decided: Plan, task: str) -> Lesson:
-        block, discount = self.lifelong.blocks[index], self.config.hindsight.discount
-        goals = (*self.world.orchestrator.decompose(task), task)
-        counts, pieces = Counter(decided.outcomes), []
-        for kept in decided.kept:
-            goal = goals.index(kept.caption)
-            pieces.append(episode_steps(block, kept.episode, kept.end, discount, goal))
-            counts["kept"] += 1
-            is_valid = kept.caption not in self.captions or bool(
-                block.extras["labels"][kept.episode, kept.end, self.captions.index(kept.caption)]
-            )
-            counts["kept valid"] += is_valid
-            counts["wrong detector"] += not is_valid
-        for request, frames, verdict in self._edited(index, decided):
-            goal, end = goals.index(request.desired), request.end
-            pieces.append(
-                episode_steps(block, request.episode, end, discount, goal, frames, is_edited=True)
-            )
-            counts["edited"] += 1
-            counts[verdict] += 1
-        if not pieces:
-            return Lesson(None, counts)
-        return Lesson(jax.tree.map(lambda *x: np.concatenate(x), *pieces), counts)
-
-    def _edited(self, index: int, decided: Plan):
-        """Requests with their frames, from the cache or from the editor, and what is true of them."""
-        block = self.lifelong.blocks[index]
-        name = lambda r: (index, r.episode, r.swaps)
-        missing = [r for r in decided.requests if name(r) not in self.edits]
-        key = key_at(self.root, "edit", index)
-        frames, seen, wanted = run_requests(
-            block,
-            missing,
-            self.world.augment,
-            self.world.look,
-            self.config.hindsight.swap_mode,
-            key,
-        )
-        for request, one, before, after in zip(missing, frames, seen, wanted, strict=True):
-            shown = self.world.look(
-                jnp.asarray(one[None]), jnp.asarray(block.extras["qpos"][None, request.episode])
-            )
-            self.edits[name(request)] = (one, before, after, np.asarray(shown)[0])
-        for request in decided.requests:
-            one, _, after, shown = self.edits[name(request)]
-            yield request, one, self._verdict(block, request, after, shown)
-
-    def _verdict(self, block: Episode, request, wanted: np.ndarray, shown: np.ndarray) -> str:
-        """Whether the edited piece truly shows a success at the desired sub-goal, and whose error it is if not."""
-        state = jnp.asarray(block.extras["qpos"][request.episode, request.end])[None]
-        truths = Truths(
-            jnp.asarray(block.extras["labels"][request.episode, request.end])[None],
-            self.programs.truth(state, jnp.asarray(wanted)[None]),
-            self.programs.truth(state, jnp.asarray(shown)[None]),
-        )
-        columns = [jnp.array([self.captions.index(g)]) for g in (request.achieved, request.desired)]
-        verdict = judge_labels(truths, *columns)
-        if verdict.detector[0]:
-            return "wrong detector"
-        if verdict.orchestrator[0]:
-            return "wrong swap"
-        return "wrong picture" if verdict.diffusion[0] else "edited valid"

@@ -23,7 +23,8 @@ from rich.table import Table
 
 from daag_jax.agent import detectors
 from daag_jax.agent.augmenter import make_augmenter, make_looker
-from daag_jax.agent.daag import DaagConfig, Programs, World, run_daag
+from daag_jax.agent.daag import DaagConfig, Programs, run_daag
+from daag_jax.agent.memory import World
 from daag_jax.agent.orchestrator import RuleOrchestrator
 from daag_jax.agent.reward import Detector, DetectorConfig, make_scorer
 from daag_jax.assets import asset

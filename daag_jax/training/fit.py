@@ -14,29 +14,28 @@ checkpoint before stays).  It stops, naming step, metric and last good checkpoin
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import re
 import shutil
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from daag_jax.training import devices
 from daag_jax.training.checkpoint import Checkpoints
+from daag_jax.training.chunks import Totals, check_update, compile_chunk, zero_totals
 from daag_jax.training.keys import key_at
 from daag_jax.training.report import Report
+from daag_jax.training.signals import agreed, noted_signals
 from daag_jax.types import Algorithm, Batch, Key, State
 
 
@@ -92,14 +91,6 @@ class Preempted(SystemExit):
     """The run was asked to end, saved its state, and exits with 75 (SIGTERM: try again) or 130 (SIGINT)."""
 
 
-class _Totals(NamedTuple):
-    """Sums over the log period, and the first step at which each metric was bad (-1: never)."""
-
-    count: jax.Array
-    sums: Mapping[str, jax.Array]
-    bad: Mapping[str, jax.Array]
-
-
 def fit(
     algorithm: Algorithm,
     batches: Callable[[Key, jax.Array], Batch] | Sampler,
@@ -133,19 +124,21 @@ def fit(
     if mesh is None:
         mesh = devices.mesh_for_batch(jax.tree.leaves(batch)[0].shape[0], config.fsdp)
     state = _initial(algorithm, root, state, mesh, rules)
-    metrics = _check_update(algorithm, state, batch, root)
-    root, totals = devices.replicate((root, _zero_totals(metrics)), mesh)
+    metrics = check_update(algorithm, state, batch, root)
+    root, totals = devices.replicate((root, zero_totals(metrics)), mesh)
     checkpoints, start = None, 0
     if config.directory is not None:
         _check_directory(Path(config.directory), state, config.keep)
         checkpoints = Checkpoints(Path(config.directory) / "checkpoints", config.keep)
         state, totals, start = _resume(checkpoints, state, totals, config)
-    run_chunk = _compile_chunk(algorithm, sampler.draw, mesh, config)
+    run_chunk = compile_chunk(
+        algorithm, sampler.draw, mesh, config.watch_limit, config.compiled_loop
+    )
     data = devices.replicate(sampler.data, mesh)
     report = Report(
         config.directory, config.steps, start, config.tensorboard, config.progress, name
     )
-    with report, _signals() as received:
+    with report, noted_signals() as received:
         loop = _Loop(config, checkpoints, report, received, evaluate, root)
         return loop.run(lambda *args: run_chunk(data, root, *args), state, totals, start)
 
@@ -160,70 +153,9 @@ def _initial(
     return jax.device_put(copied, places)
 
 
-def _check_update(algorithm: Algorithm, state: State, batch: Batch, root: Key) -> Any:
-    """The shapes of the metrics; an update that changes the state's structure is refused by name."""
-    after, metrics = jax.eval_shape(algorithm.update, state, batch, root)
-    if jax.tree.structure(after) != jax.tree.structure(state):
-        raise ValueError(
-            "update returns a state of another structure than init; return state._replace(...)."
-        )
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True):
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
-            raise ValueError(
-                f"update changes {devices.path_name(path)} from {old.dtype}{list(old.shape)} to "
-                f"{new.dtype}{list(new.shape)}; a state keeps its shapes and types."
-            )
-    for name, value in metrics.items():
-        if value.shape != ():
-            raise ValueError(
-                f"metric {name} has shape {value.shape}; metrics are scalars: .mean()?"
-            )
-    return dict(metrics)
-
-
-def _zero_totals(metrics: Mapping[str, Any]) -> _Totals:
-    sums = {name: jnp.zeros((), jnp.float32) for name in metrics}
-    return _Totals(jnp.int32(0), sums, {name: jnp.full((), -1, jnp.int32) for name in metrics})
-
-
-def _compile_chunk(algorithm: Algorithm, draw: Callable, mesh: Mesh, config: FitConfig) -> Callable:
-    """``(data, root, state, totals, start, stop) -> (state, totals)``, compiled once for any start and stop."""
-
-    def step(data: Any, root: Key, state: State, totals: _Totals, n: jax.Array) -> Any:
-        batch = devices.split_batch(draw(data, key_at(root, "data", n), n), mesh)
-        state, metrics = algorithm.update(state, batch, key_at(root, "update", n))
-        sums, bad = {}, {}
-        for name, value in metrics.items():
-            value = value.astype(jnp.float32)
-            is_bad = ~jnp.isfinite(value) | (jnp.abs(value) > config.watch_limit)
-            sums[name] = totals.sums[name] + value
-            bad[name] = jnp.where((totals.bad[name] < 0) & is_bad, n, totals.bad[name])
-        return state, _Totals(totals.count + 1, sums, bad)
-
-    def loop(data, root, state, totals, start, stop):
-        return jax.lax.fori_loop(start, stop, lambda n, c: step(data, root, *c, n), (state, totals))
-
-    one_step = jax.jit(step, donate_argnums=(2, 3))
-
-    def dispatched(data, root, state, totals, start, stop):
-        for n in range(int(start), int(stop)):
-            state, totals = one_step(data, root, state, totals, np.int32(n))
-            if (
-                mesh.size > 1
-            ):  # steps in flight at once starve each other's collectives on virtual devices
-                jax.block_until_ready(totals)
-        return state, totals
-
-    is_compiled = config.compiled_loop
-    if is_compiled is None:
-        is_compiled = next(iter(mesh.devices.flat)).platform != "cpu"
-    return jax.jit(loop, donate_argnums=(2, 3)) if is_compiled else dispatched
-
-
 def _resume(
-    checkpoints: Checkpoints, state: State, totals: _Totals, config: FitConfig
-) -> tuple[State, _Totals, int]:
+    checkpoints: Checkpoints, state: State, totals: Totals, config: FitConfig
+) -> tuple[State, Totals, int]:
     if not config.resume:
         return state, totals, 0
     try:
@@ -261,29 +193,6 @@ def _check_directory(directory: Path, state: State, keep: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[dict[str, int]]:
-    """Notes SIGTERM and SIGINT instead of dying of them (in the main thread, where that is possible)."""
-    received: dict[str, int] = {}
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    note = lambda number, frame: received.update(number=number)
-    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _agreed(value: int) -> int:
-    """The largest value over the processes: all of them must take the same branch."""
-    if jax.process_count() == 1:
-        return value
-    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
-
-
 @dataclasses.dataclass
 class _Loop:
     """The host's side of training: how many steps to ask for next, and what to do between chunks."""
@@ -296,7 +205,7 @@ class _Loop:
     root: Key
     saved: int = -1
 
-    def run(self, run_chunk: Callable, state: State, totals: _Totals, step: int) -> Fitted:
+    def run(self, run_chunk: Callable, state: State, totals: Totals, step: int) -> Fitted:
         seconds_per_step, last, self.saved = math.inf, {}, step
         logged = (step, time.monotonic())
         while step < self.config.steps:
@@ -333,7 +242,7 @@ class _Loop:
             periods.append(self.config.evaluate_every)
         return min([stop] + [(step // period + 1) * period for period in periods])
 
-    def _check_divergence(self, totals: _Totals) -> None:
+    def _check_divergence(self, totals: Totals) -> None:
         bad = {name: int(n) for name, n in jax.device_get(totals.bad).items() if n >= 0}
         watched = {name: n for name, n in bad.items() if re.search(self.config.watch, name)}
         if not watched:
@@ -349,19 +258,19 @@ class _Loop:
             f"last good checkpoint: {kept}; try a lower learning rate."
         )
 
-    def _between(self, state: State, totals: _Totals, step: int) -> None:
+    def _between(self, state: State, totals: Totals, step: int) -> None:
         if self.evaluate is not None and step % self.config.evaluate_every == 0:
             key = key_at(self.root, "evaluate", step)
             self.report.log(step, dict(self.evaluate(state, key)))
         if self.checkpoints is not None and step % self.config.checkpoint_every == 0:
             self._save(state, totals, step)
-        if number := _agreed(self.received.get("number", 0)):
+        if number := agreed(self.received.get("number", 0)):
             if self.checkpoints is not None:
                 self._save(state, totals, step, final=True)
             self.report.close()
             raise Preempted(75 if number == signal.SIGTERM else 130)
 
-    def _save(self, state: State, totals: _Totals, step: int, final: bool = False) -> None:
+    def _save(self, state: State, totals: Totals, step: int, final: bool = False) -> None:
         """Saves in the background; a failed write is a warning, and the checkpoint before it stays."""
         if self.saved != step:
             self._wait()  # a failure of the write before is not one of this write

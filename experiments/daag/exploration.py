@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from daag_jax.agent.daag import DaagConfig, Programs, World, run_daag
+from daag_jax.agent.daag import DaagConfig, Programs, run_daag
 from daag_jax.agent.demo import ARM_NAMES, DemoConfig, build, make_world
+from daag_jax.agent.memory import World
 from daag_jax.agent.reward import Detector, DetectorConfig, make_detector
 from daag_jax.assets import asset
 from daag_jax.evaluation import figures, html

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from daag_jax.envs.renderer import Frame, render
 from daag_jax.envs.tasks.rgb_stacking_model import CAMERAS, GEOMS, cameras_of, light, scene_at
@@ -23,18 +23,23 @@ class Scenes(NamedTuple):
 
 
 def random_frames(key: Key, batch: int, size: int = 64) -> Scenes:
-    """Draws scenes, each seen by one camera drawn at random."""
+    """Draws still scenes, each seen by one camera drawn at random."""
     scene_key, camera_key = jax.random.split(key)
-    cameras = cameras_of(tuple(CAMERAS))
-    views = jax.random.randint(camera_key, (batch,), 0, len(CAMERAS))
+    qpos, colors = jax.vmap(random_scene)(jax.random.split(scene_key, batch))
+    return drawn(camera_key, qpos, colors, size)
 
-    def one(key: Key, view: Int[Array, ""]) -> Scenes:
-        qpos, colors = random_scene(key)
+
+def drawn(key: Key, qpos: Float[Array, "B Q"], colors: Int[Array, "B 3"], size: int = 64) -> Scenes:
+    """States in some colours, each seen by one camera drawn at random."""
+    cameras = cameras_of(tuple(CAMERAS))
+    views = jax.random.randint(key, qpos.shape[:1], 0, len(CAMERAS))
+
+    def one(qpos: Array, colors: Array, view: Int[Array, ""]) -> Scenes:
         camera = jax.tree.map(lambda x: x[view], cameras)
         frame = render(GEOMS.kinds, scene_at(qpos, colors), camera, light(), size, size)
         return Scenes(frame, colors, caption_truth(relations_of(qpos), colors))
 
-    return jax.vmap(one)(jax.random.split(scene_key, batch), views)
+    return jax.vmap(one)(qpos, colors, views)
 
 
 def as_batch(**extras: Array) -> Batch:

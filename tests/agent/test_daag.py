@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from daag_jax.agent.augmenter import make_augmenter, make_looker
-from daag_jax.agent.daag import DaagConfig, Programs, World, return_then_explore, run_daag
+from daag_jax.agent.daag import DaagConfig, Programs, return_then_explore, run_daag
+from daag_jax.agent.memory import World
 from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
 from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.self_imitation import SelfImitationConfig

@@ -1,0 +1,174 @@
+"""What an agent makes of its episodes: kept pieces, edited pieces, and how right their labels are.
+
+A block of episodes is scored by the detector once.  A lesson for a task is what ``hindsight.plan`` decides, carried
+out: steps to imitate.  Edits are kept by (block, episode, swap), for several tasks may want the same.  What only a
+simulator knows (truth of captions) is used to *measure* the lesson, never to make it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from daag_jax.agent.augmenter import Augment, run_requests
+from daag_jax.agent.hindsight import (
+    HindsightConfig,
+    Plan,
+    first_times,
+    plan,
+    reward_pieces,
+)
+from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
+from daag_jax.agent.reward import Detector
+from daag_jax.data.buffer import LifelongBuffer, Steps, episode_steps
+from daag_jax.editing.validity import Truths, judge_labels
+from daag_jax.envs.palette import PALETTE_NAMES
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking
+from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, relations_of
+from daag_jax.training.keys import key_at
+from daag_jax.types import Episode, Key
+
+
+class World(NamedTuple):
+    """What all arms share: compiled functions of one environment."""
+
+    env: RgbStacking
+    scores: Callable[[Detector, Any], Any] | None  # [N, V, H, W, 3] -> [N, M]
+    look: Callable[[Any, Any], Any] | None
+    augment: Augment | None
+    orchestrator: Orchestrator = RuleOrchestrator()
+
+
+class Lesson(NamedTuple):
+    """What a block of episodes gave: steps to learn from, and how right their labels are."""
+
+    steps: Steps | None
+    counts: Counter
+
+
+@jax.jit
+def truth_of(qpos: Float[Array, "N Q"], colors: Int[Array, "N 3"]) -> Bool[Array, "N M"]:
+    """Truth of every caption in states whose cubes have some colours."""
+    return jax.vmap(lambda q, c: caption_truth(relations_of(q), c))(qpos, colors)
+
+
+class Memory:
+    """All episodes of a run, what the detector saw in them, and how edits came out.
+
+    Args:
+        arm: which lessons are drawn, see ``hindsight.ARMS``.
+        root: key of the run; edits are drawn from it.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        detector: Detector | None,
+        arm: str,
+        hindsight: HindsightConfig,
+        root: Key,
+    ):
+        self.world, self.detector, self.arm, self.hindsight = world, detector, arm, hindsight
+        self.root, self.captions = root, world.env.captions
+        mine = [PALETTE_NAMES[c] for c in np.asarray(world.env.default_colors)]
+        others = [color for color in PALETTE_NAMES if color not in mine]
+        # sub-goals about colours that the world does not have are not looked for
+        self.columns = np.array([not any(c in g.split() for c in others) for g in self.captions])
+        self.lifelong = LifelongBuffer()
+        self.scores: list[np.ndarray] = []  # of each block
+        self.edits: dict[tuple, tuple] = {}  # by block, episode and swap
+
+    def add(self, episodes: Episode, task: str) -> int:
+        """Stores a block and what the detector sees in it."""
+        self.lifelong = self.lifelong.add(episodes, task)
+        block = self.lifelong.blocks[-1]
+        if self.arm != "reward":
+            num, frames = block.images.shape[:2]
+            flat = jnp.asarray(block.images.reshape(num * frames, *block.images.shape[2:]))
+            seen = np.asarray(self.world.scores(self.detector, flat))
+            self.scores.append(seen.reshape(num, frames, -1))
+        return len(self.lifelong.blocks) - 1
+
+    def lesson(self, index: int, task: str, use_reward: bool) -> Lesson:
+        """Relabels and edits one block for a task."""
+        block = self.lifelong.blocks[index]
+        if self.arm == "reward":
+            if not use_reward and self.lifelong.tasks[index] != task:
+                return Lesson(None, Counter())
+            decided = reward_pieces(block.extras["success"], block.length, task)
+        else:
+            thresholds = np.asarray(self.detector.thresholds)
+            times = first_times(self.scores[index], thresholds, block.length, self.columns)
+            may_edit = self.arm == "hindsight"
+            orchestrator = self.world.orchestrator
+            decided = plan(times, self.captions, task, orchestrator, self.hindsight, may_edit)
+        return self._carry_out(index, decided, task)
+
+    def _carry_out(self, index: int, decided: Plan, task: str) -> Lesson:
+        block, discount = self.lifelong.blocks[index], self.hindsight.discount
+        goals = (*self.world.orchestrator.decompose(task), task)
+        counts, pieces = Counter(decided.outcomes), []
+        for kept in decided.kept:
+            goal = goals.index(kept.caption)
+            pieces.append(episode_steps(block, kept.episode, kept.end, discount, goal))
+            counts["kept"] += 1
+            is_valid = kept.caption not in self.captions or bool(
+                block.extras["labels"][kept.episode, kept.end, self.captions.index(kept.caption)]
+            )
+            counts["kept valid"] += is_valid
+            counts["wrong detector"] += not is_valid
+        for request, frames, verdict in self._edited(index, decided):
+            goal, end = goals.index(request.desired), request.end
+            pieces.append(
+                episode_steps(block, request.episode, end, discount, goal, frames, is_edited=True)
+            )
+            counts["edited"] += 1
+            counts[verdict] += 1
+        if not pieces:
+            return Lesson(None, counts)
+        return Lesson(jax.tree.map(lambda *x: np.concatenate(x), *pieces), counts)
+
+    def _edited(self, index: int, decided: Plan):
+        """Requests with their frames, from the cache or from the editor, and what is true of them."""
+        block = self.lifelong.blocks[index]
+        name = lambda r: (index, r.episode, r.swaps)
+        missing = [r for r in decided.requests if name(r) not in self.edits]
+        key = key_at(self.root, "edit", index)
+        frames, seen, wanted = run_requests(
+            block,
+            missing,
+            self.world.augment,
+            self.world.look,
+            self.hindsight.swap_mode,
+            key,
+        )
+        for request, one, before, after in zip(missing, frames, seen, wanted, strict=True):
+            shown = self.world.look(
+                jnp.asarray(one[None]), jnp.asarray(block.extras["qpos"][None, request.episode])
+            )
+            self.edits[name(request)] = (one, before, after, np.asarray(shown)[0])
+        for request in decided.requests:
+            one, _, after, shown = self.edits[name(request)]
+            yield request, one, self._verdict(block, request, after, shown)
+
+    def _verdict(self, block: Episode, request, wanted: np.ndarray, shown: np.ndarray) -> str:
+        """Whether the edited piece truly shows a success at the desired sub-goal, and whose error it is if not."""
+        state = jnp.asarray(block.extras["qpos"][request.episode, request.end])[None]
+        truths = Truths(
+            jnp.asarray(block.extras["labels"][request.episode, request.end])[None],
+            truth_of(state, jnp.asarray(wanted)[None]),
+            truth_of(state, jnp.asarray(shown)[None]),
+        )
+        columns = [jnp.array([self.captions.index(g)]) for g in (request.achieved, request.desired)]
+        verdict = judge_labels(truths, *columns)
+        if verdict.detector[0]:
+            return "wrong detector"
+        if verdict.orchestrator[0]:
+            return "wrong swap"
+        return "wrong picture" if verdict.diffusion[0] else "edited valid"

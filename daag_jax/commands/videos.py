@@ -1,0 +1,93 @@
+"""``daag edit``: colours of objects in a user's own video."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from daag_jax.commands.names import nearest
+
+MEANS = ("diffusion", "recolour")
+Positional = tyro.conf.Positional
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """Swaps colours of objects in a video: ``daag edit FRAMES red=green``.
+
+    FRAMES is an mp4 or a folder of png frames.  ``depth`` [m], ``normals`` (unit, camera frame) and ``segmentation``
+    (0 background, 1.. objects) are .npy or .npz files beside it, arrays [T, H, W(, 3)]; what is not given is left out
+    of the control, and objects are found by the palette colour they show.  Frames are scaled to 64 px squares, the
+    size of the shipped weights.
+    """
+
+    frames: Positional[Path]
+    swaps: Positional[tuple[str, ...]]
+    out: Path = Path("runs/edit")
+    swap_mode: str = "exchange"  # replace, exchange, permute
+    means: str = "diffusion"  # or recolour: hue and chroma, no network
+    depth: Path | None = None
+    normals: Path | None = None
+    segmentation: Path | None = None
+    steps: int = 10
+    attention: str = "first"
+    seed: int = 0
+
+
+def edit(options: Edit) -> None:
+    """Runs :class:`Edit`."""
+    import jax
+    import numpy as np
+
+    from daag_jax.editing.compact import color_prompts, load_compact_editor
+    from daag_jax.editing.editor import EditorConfig, make_editor
+    from daag_jax.editing.masks import apply_mapping, instance_colors, swap_mapping
+    from daag_jax.editing.recolor import recolor_clip
+    from daag_jax.editing.user_clip import clip_of_frames
+    from daag_jax.envs.palette import PALETTE_NAMES
+    from daag_jax.evaluation import video
+
+    nearest("means", options.means, MEANS)
+    pairs = [tuple(swap.split("=")) for swap in options.swaps]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"swaps {options.swaps} are not of the form red=green.")
+    beside = [_array(path) for path in (options.depth, options.normals, options.segmentation)]
+    clip = clip_of_frames(video.read(options.frames), *beside)
+    seen = instance_colors(clip.rgb[0], clip.segmentation[0])
+    present = [PALETTE_NAMES[c] for c in np.asarray(seen) if c >= 0]
+    if missing := [source for source, _ in pairs if source not in present]:
+        raise ValueError(
+            f"no {missing[0]} object is seen, only {present or 'none'}; check the swap."
+        )
+    wanted = apply_mapping(seen, swap_mapping(pairs, present, options.swap_mode))[None]
+    is_edited = (wanted != seen[None]) & (seen[None] >= 0)
+    if options.means == "recolour":
+        edited = jax.jit(recolor_clip)(clip.rgb[0], clip.segmentation[0], is_edited[0], wanted[0])
+    else:
+        editor = load_compact_editor()
+        run = jax.jit(make_editor(EditorConfig(steps=options.steps, attention=options.attention)))
+        prompts = color_prompts(editor.sentences, wanted)
+        edited = run(editor.params, clip, prompts, is_edited, jax.random.key(options.seed))[0]
+    before, after = np.asarray(clip.rgb[0]), np.asarray(edited)
+    video.write(options.out / "edited.mp4", video.enlarge(after, 4))
+    video.write(options.out / "compare.mp4", video.grid({"before": before, "after": after}))
+    print(f"{options.out}: edited.mp4 and compare.mp4, {len(after)} frames")
+
+
+def _array(path: Path | None) -> Any:
+    """A .npy file, or the only array of an .npz; nothing is unpickled."""
+    import numpy as np
+
+    if path is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; give a .npy or .npz file.")
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    if len(loaded.files) != 1:
+        raise ValueError(f"{path} holds {loaded.files}; keep one array in it.")
+    return loaded[loaded.files[0]]
