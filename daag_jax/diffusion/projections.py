@@ -28,7 +28,7 @@ from daag_jax.types import Key
 def replace_known(
     schedule: Schedule,
     known: Float[Array, "B *D"],
-    mask: Float[Array, "B *D"],
+    mask: Float[Array, "B *#D"],
     noise: Float[Array, "B *D"] | Key,
 ) -> Project:
     """Masked blending: outside the mask the state is the known sample at its noise level.

@@ -44,6 +44,12 @@ def safe_sqrt(x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
+def hue(a: Float[Array, "*N"], b: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Angle in [0, 2 pi); 0 for grey, and with it a gradient of 0."""
+    is_grey = (a == 0) & (b == 0)
+    return jnp.arctan2(jnp.where(is_grey, 0.0, b), jnp.where(is_grey, 1.0, a)) % (2 * jnp.pi)
+
+
 def delta_e2000(a: Float[Array, "*N 3"], b: Float[Array, "*N 3"]) -> Float[Array, "*N"]:
     """CIEDE2000 of two CIELAB colours (Sharma et al. 2005, Eqs. 2 to 22); shapes broadcast by the caller."""
     l1, a1, b1 = a[..., 0], a[..., 1], a[..., 2]
@@ -52,7 +58,7 @@ def delta_e2000(a: Float[Array, "*N 3"], b: Float[Array, "*N 3"]) -> Float[Array
     g = 0.5 * (1 - safe_sqrt(chroma**7 / (chroma**7 + 25.0**7)))
     a1, a2 = (1 + g) * a1, (1 + g) * a2
     c1, c2 = safe_sqrt(a1**2 + b1**2), safe_sqrt(a2**2 + b2**2)
-    h1, h2 = jnp.arctan2(b1, a1) % (2 * jnp.pi), jnp.arctan2(b2, a2) % (2 * jnp.pi)
+    h1, h2 = hue(a1, b1), hue(a2, b2)
     is_grey = c1 * c2 == 0
     dh = h2 - h1
     dh = jnp.where(dh > jnp.pi, dh - 2 * jnp.pi, jnp.where(dh < -jnp.pi, dh + 2 * jnp.pi, dh))

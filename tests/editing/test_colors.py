@@ -106,3 +106,10 @@ def test_rendered_objects_show_the_color_they_are_painted_in():
     is_right = np.asarray(seen == colors)[np.asarray(area) >= 20]
     assert is_right.size > 50 and is_right.mean() > 0.97
     assert np.all(np.asarray(seen)[np.asarray(area) == 0] == -1)
+
+
+def test_gradient_is_finite_at_grey():
+    grey, red = jnp.array([50.0, 0.0, 0.0]), jnp.array([50.0, 60.0, 30.0])
+    gradient = jax.grad(delta_e2000, argnums=(0, 1))
+    for pair in ((grey, grey), (grey, red), (red, grey), (red, red)):
+        assert all(np.isfinite(g).all() for g in gradient(*pair))
