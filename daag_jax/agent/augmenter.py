@@ -4,12 +4,12 @@
     recolour    hue and chroma replaced inside the mask (``editing.recolor``): the classical baseline
     oracle      the simulator renders the same states in the new colours: the upper bound
 
-All take the same request and give frames of the same shape.  An edit is cached by (block, episode, swap): a later task
-that asks for it again gets it for nothing.
+All take the same request and give frames of the same shape.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from daag_jax.editing.masks import apply_mapping, instance_colors, swap_mapping
 from daag_jax.editing.recolor import recolor_clip
 from daag_jax.envs.env import PixelEnv
 from daag_jax.envs.palette import PALETTE_NAMES
-from daag_jax.types import Episode
+from daag_jax.types import Episode, Key
 
 MEANS = ("diffusion", "recolour", "oracle")
 
@@ -39,7 +39,7 @@ class Job(NamedTuple):
     wanted: Int[Array, "N J"]
 
 
-Augment = Callable[[Job, Array], Array]  # (job, key) -> frames [N, T, V, H, W, 3]
+Augment = Callable[[Job, Array], Array]  # (job, key or keys [N]) -> frames [N, T, V, H, W, 3]
 
 
 def make_augmenter(
@@ -77,6 +77,8 @@ def make_augmenter(
             edited = jax.vmap(recolor_clip)(clip.rgb, clip.segmentation, is_edited, wanted)
         else:
             prompts = color_prompts(sentences, wanted)
+            if key.ndim:  # one key per clip: one per clip and view
+                key = jax.vmap(lambda k: jax.random.split(k, views))(key).reshape(-1)
             edited = make_editor(config)(params, clip, prompts, is_edited, key)
         return jnp.moveaxis(edited.reshape(num, views, frames, *edited.shape[2:]), 1, 2)
 
@@ -103,12 +105,13 @@ def run_requests(
     augment: Augment,
     look: Callable[[Array, Array], Array],
     swap_mode: str,
-    key: Array,
+    key: Key,
     batch: int = 8,
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Edited frames of every request [T + 1, V, H, W, 3] (valid up to its end), colours seen and wanted [R, J].
 
-    Clips are padded to whole episodes and requests to whole batches, so that nothing is compiled twice.
+    Clips are padded to whole episodes and requests to whole batches, so that nothing is compiled twice.  An edit's noise
+    is that of its episode and swap, whatever else is edited with it.
     """
     frames, seen_all, wanted_all = [], [], []
     for start in range(0, len(requests), batch):
@@ -127,12 +130,19 @@ def run_requests(
             ]
         )
         job = Job(images, qpos, jnp.asarray(seen), jnp.asarray(wanted))
-        edited = np.asarray(augment(job, jax.random.fold_in(key, start)))
+        keys = jnp.stack([request_key(key, request) for request in padded])
+        edited = np.asarray(augment(job, keys))
         frames += list(edited[: len(part)])
         seen_all.append(seen[: len(part)])
         wanted_all.append(wanted[: len(part)])
     empty = np.zeros((0, 3), np.int32)
     return frames, np.concatenate([empty, *seen_all]), np.concatenate([empty, *wanted_all])
+
+
+def request_key(key: Key, request: Request) -> Key:
+    """The key of an edit within its block."""
+    swap = zlib.crc32(repr(request.swaps).encode())
+    return jax.random.fold_in(jax.random.fold_in(key, request.episode), np.uint32(swap))
 
 
 def wanted_colors(seen: Int[np.ndarray, "J"], request: Request, mode: str) -> Int[np.ndarray, "J"]:

@@ -26,6 +26,7 @@ from daag_jax.agent.reward import (
     detector_metrics,
     finetune,
     make_detector,
+    score_all,
     strictest,
 )
 from daag_jax.envs.experts.stacking import expert
@@ -61,23 +62,34 @@ def episode_frames(
     """Frames of episodes at some tasks: what a detector will be asked about, most of it nothing at all.
 
     Half of the actions are random; the others are a scripted expert's whose aim is off, for near misses are what
-    detectors take for successes.
+    detectors take for successes.  Tasks take turns from one episode to the next.
     """
+    known = [parse_task(task, env.config.colors) for task in tasks]
+    known = jax.tree.map(lambda *x: jnp.stack(x), *known)
 
-    @jax.jit
-    def run(key: Key, task: Task) -> Episode:
+    def one(key: Key, task: Task) -> Episode:
         return demonstrate(
-            env, expert(env), key, batch, task, env.default_colors, AIM_ERROR, epsilon=0.5
+            env, expert(env), key, 1, task, env.default_colors, AIM_ERROR, epsilon=0.5
         )
 
-    per_run = batch * env.horizon
-    images, truth, qpos = [], [], []
-    for i in range(-(-num // per_run)):
-        task = parse_task(tasks[i % len(tasks)], env.config.colors)
-        episodes = jax.device_get(run(jax.random.fold_in(key, i), task))
-        images.append(episodes.images[:, 1:].reshape(per_run, *episodes.images.shape[2:]))
-        truth.append(episodes.extras["labels"][:, 1:].reshape(per_run, -1))
-        qpos.append(episodes.extras["qpos"][:, 1:].reshape(per_run, -1))
+    @jax.jit
+    def run(key: Key, first: int) -> Episode:
+        turn = (first + jnp.arange(batch)) % len(tasks)
+        episodes = jax.vmap(one)(
+            jax.random.split(key, batch), jax.tree.map(lambda x: x[turn], known)
+        )
+        return jax.tree.map(lambda x: x[:, 0], episodes)
+
+    images, truth, qpos, found = [], [], [], 0
+    while found < num:
+        runs = len(images)
+        episodes = jax.device_get(run(jax.random.fold_in(key, runs), runs * batch))
+        # an episode that has ended stands still: its later frames are copies
+        is_new = np.arange(1, env.horizon + 1)[None] <= episodes.length[:, None]
+        images.append(episodes.images[:, 1:][is_new])
+        truth.append(episodes.extras["labels"][:, 1:][is_new])
+        qpos.append(episodes.extras["qpos"][:, 1:][is_new])
+        found += int(is_new.sum())
     images, truth, qpos = (np.concatenate(x)[:num] for x in (images, truth, qpos))
     return Labelled(images, truth, np.ones_like(truth)), qpos
 
@@ -201,15 +213,6 @@ def train_detector(
     thresholds = np.full(known.shape, strictest(own, config), np.float32)
     thresholds[known] = own
     return detector._replace(thresholds=jnp.asarray(thresholds))
-
-
-def score_all(scores, detector: Detector, images: np.ndarray, batch: int = 64) -> np.ndarray:
-    """Scores of any number of frames, a fixed number at a time."""
-    out = []
-    for start in range(0, images.shape[0], batch):
-        part = images[np.minimum(np.arange(start, start + batch), images.shape[0] - 1)]
-        out.append(np.asarray(scores(detector, jnp.asarray(part))))
-    return np.concatenate(out)[: images.shape[0]]
 
 
 def novel_metrics(

@@ -61,6 +61,8 @@ class Swaps(pydantic.BaseModel):
                 raise ValueError(f"color {color!r} is not one of {PALETTE_NAMES}")
         if len({source for source, _ in cleaned}) != len(cleaned):
             raise ValueError(f"swaps {cleaned} give one colour two targets")
+        if len({target for _, target in cleaned}) != len(cleaned):
+            raise ValueError(f"swaps {cleaned} give two colours one target")
         return cleaned
 
 
@@ -231,7 +233,7 @@ def decision_of(reply: Any) -> SwapDecision:
     if reply is None:
         return SwapDecision(False, (), "the language model gave no usable reply")
     swaps = tuple((a, b) for a, b in reply.swaps if a != b)
-    if not reply.possible or not swaps or len({a for a, _ in swaps}) != len(swaps):
+    if not reply.possible or not swaps:
         return SwapDecision(False, (), reply.reason or "refused")
     return SwapDecision(True, swaps, reply.reason)
 

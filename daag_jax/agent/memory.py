@@ -25,7 +25,7 @@ from daag_jax.agent.hindsight import (
     reward_pieces,
 )
 from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
-from daag_jax.agent.reward import Detector
+from daag_jax.agent.reward import Detector, score_all
 from daag_jax.data.buffer import LifelongBuffer, Steps, episode_steps
 from daag_jax.editing.validity import Truths, judge_labels
 from daag_jax.envs.palette import PALETTE_NAMES
@@ -90,8 +90,8 @@ class Memory:
         block = self.lifelong.blocks[-1]
         if self.arm != "reward":
             num, frames = block.images.shape[:2]
-            flat = jnp.asarray(block.images.reshape(num * frames, *block.images.shape[2:]))
-            seen = np.asarray(self.world.scores(self.detector, flat))
+            flat = block.images.reshape(num * frames, *block.images.shape[2:])
+            seen = score_all(self.world.scores, self.detector, flat)
             self.scores.append(seen.reshape(num, frames, -1))
         return len(self.lifelong.blocks) - 1
 
@@ -138,23 +138,27 @@ class Memory:
         """Requests with their frames, from the cache or from the editor, and what is true of them."""
         block = self.lifelong.blocks[index]
         name = lambda r: (index, r.episode, r.swaps)
-        missing = [r for r in decided.requests if name(r) not in self.edits]
+        missing = {name(r): r for r in decided.requests if name(r) not in self.edits}
         key = key_at(self.root, "edit", index)
         frames, seen, wanted = run_requests(
             block,
-            missing,
+            list(missing.values()),
             self.world.augment,
             self.world.look,
             self.hindsight.swap_mode,
             key,
         )
-        for request, one, before, after in zip(missing, frames, seen, wanted, strict=True):
+        for (which, request), one, before, after in zip(
+            missing.items(), frames, seen, wanted, strict=True
+        ):
             shown = self.world.look(
                 jnp.asarray(one[None]), jnp.asarray(block.extras["qpos"][None, request.episode])
             )
-            self.edits[name(request)] = (one, before, after, np.asarray(shown)[0])
+            self.edits[which] = (one, before, after, np.asarray(shown)[0])
         for request in decided.requests:
-            one, _, after, shown = self.edits[name(request)]
+            one, before, after, shown = self.edits[name(request)]
+            if (before == after).all():  # the colour to change is not seen
+                continue
             yield request, one, self._verdict(block, request, after, shown)
 
     def _verdict(self, block: Episode, request, wanted: np.ndarray, shown: np.ndarray) -> str:

@@ -62,7 +62,7 @@ class DetectorConfig:
     prevalence: float = (
         0.01  # share of an episode's frames in which a sub-goal that is being explored is true
     )
-    min_positives: int = 20  # fewer: the caption takes the threshold of all captions together
+    min_positives: int = 20  # fewer: the caption takes the strictest threshold of the others
     default_threshold: float = 0.8  # gamma of the predecessor, where nothing can be calibrated
 
 
@@ -77,6 +77,15 @@ def make_scorer(config: DetectorConfig) -> Callable[[Detector, Array], Array]:
         return jax.nn.sigmoid(logits.reshape(batch, views, -1).mean(axis=1))
 
     return scores
+
+
+def score_all(scores, detector: Detector, images: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Scores of any number of frames, a fixed number at a time."""
+    out = []
+    for start in range(0, images.shape[0], batch):
+        part = images[np.minimum(np.arange(start, start + batch), images.shape[0] - 1)]
+        out.append(np.asarray(scores(detector, jnp.asarray(part))))
+    return np.concatenate(out)[: images.shape[0]]
 
 
 def make_detector(params: Params, captions: Sequence[str], config: DetectorConfig) -> Detector:

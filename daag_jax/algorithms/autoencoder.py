@@ -9,7 +9,7 @@ Differs from the paper:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -31,22 +31,19 @@ class AutoencoderConfig:
     total_steps: int = 6000  # of the cosine decay
     kl_weight: float = 1e-6  # Rombach et al., appendix G
     foreground_weight: float = 8.0
+    weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     ema_decay: float = 0.995
-    image_size: int = field(default=64)  # [px]
+    image_size: int = 64  # [px]
 
 
 def autoencoder(config: AutoencoderConfig) -> Algorithm:
     """Trains a VAE on ``extras["image"]`` uint8 [B, H, W, 3] and ``extras["segmentation"]`` int [B, H, W]."""
     vae = Vae(config.vae)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(
-                0.0, config.learning_rate, config.warmup_steps, config.total_steps
-            )
-        ),
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.total_steps
     )
+    optimizer = make_optimizer(schedule, config.max_grad_norm, config.weight_decay)
 
     def init(key: Key) -> Trainable:
         images = jnp.zeros((1, config.image_size, config.image_size, 3))

@@ -33,7 +33,7 @@ from daag_jax.algorithms.parts.trainable import (
 )
 from daag_jax.diffusion.losses import diffusion_loss
 from daag_jax.diffusion.process import GaussianProcess
-from daag_jax.diffusion.schedules import scaled_linear, step_of, time_of
+from daag_jax.diffusion.schedules import scaled_linear, step_of
 from daag_jax.networks.stable_diffusion.config import (
     COMPACT_CONTROLNET,
     COMPACT_UNET,
@@ -107,7 +107,7 @@ def latent_diffusion(
         time_key, noise_key, prompt_key, control_key = jax.random.split(key, 4)
         latents, regions = batch.extras["latents"], batch.extras["regions"]
         size = latents.shape[0]
-        time = time_of(process.schedule, jax.random.randint(time_key, (size,), 0, 1000))
+        time = draw_times(time_key, size, process.schedule)
         is_blank = jax.random.uniform(prompt_key, (size, 1, 1, 1)) < config.prompt_dropout
         context = jnp.where(is_blank, no_prompt[None, None], contexts[batch.extras["prompts"]])
         is_free = jax.random.uniform(control_key, (size, 1, 1, 1)) < config.control_dropout

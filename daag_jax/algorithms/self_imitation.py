@@ -1,11 +1,11 @@
 """Self-imitation on the task buffer: the policy of Diffusion Augmented Agents (arXiv 2407.20798) and its predecessor.
 
-    filtered   loss = sum w m l(a, pi(o, T)) / sum w m            (2307.09668, Algorithm 1: cloning of successes)
+    filtered   loss = sum m l(a, pi(o, T)) / sum m            (2307.09668, Algorithm 1: cloning of successes)
     advantage  loss = E[ -log pi(a|o) (R - V)_+  +  beta/2 (R - V)_+^2 ]     (Oh et al. 2018, arXiv 1806.05635, Eq. 1-3)
 
+m is the mask of steps inside an episode; what matters more is drawn more often (``data.buffer.sample_steps``).
 Each camera's image goes through one shared ResNet-18 that the instruction's embedding modulates (FiLM); features of
-all cameras and frames, proprioception and the instruction meet in an MLP.  ``extras["weight"]`` [B], where a batch has
-it, is the importance of an example: recency, confidence of the edit, or the share of edited episodes.
+all cameras and frames, proprioception and the instruction meet in an MLP.
 
 Differs from the papers: FiLM, keypoint pooling, random shifts (Yarats et al. 2021) and GroupNorm are our choices, as
 the papers give ResNet-18 and an MLP and no more; in "advantage" the actor-critic loss that Oh et al. add is left out.
@@ -175,8 +175,6 @@ def loss(
     first = config.history - 1
     actions = batch.actions[:, first : first + config.execute]
     weight = batch.mask[:, first : first + config.execute].astype(jnp.float32)
-    if "weight" in batch.extras:
-        weight = weight * batch.extras["weight"][:, None]
     total = jnp.maximum(jnp.sum(weight), 1e-6)
     is_binary = jnp.array(head.is_binary)[None, None]
     cost = negative_log_likelihood(head, raw, actions)
@@ -190,7 +188,8 @@ def loss(
     advantage = jax.nn.relu(batch.extras["returns"][:, first] - value)
     credit = jax.lax.stop_gradient(advantage)[:, None]
     policy = jnp.sum(weight * credit * jnp.sum(cost, axis=-1)) / total
-    critic = 0.5 * jnp.sum(weight[:, 0] * jnp.square(advantage)) / total
+    rows = jnp.maximum(jnp.sum(weight[:, 0]), 1e-6)
+    critic = 0.5 * jnp.sum(weight[:, 0] * jnp.square(advantage)) / rows
     metrics |= {"loss/policy": policy, "loss/value": critic, "advantage": jnp.mean(advantage)}
     return policy + config.value_weight * critic, metrics
 

@@ -103,9 +103,9 @@ def compose(unconditional: Denoise, parts: Sequence[tuple[Denoise, float]]) -> D
     return guided
 
 
-def inpaint(denoise: Denoise, known: Float[Array, "B *D"], mask: Float[Array, "B *D"]) -> Denoise:
-    """Sets the entries of the estimate to their known clean values where ``mask`` is 1 (known, not painted)."""
-    return lambda x, time: mix(denoise(x, time), known, mask)
+def inpaint(denoise: Denoise, known: Float[Array, "B *D"], is_known: Array) -> Denoise:
+    """Sets the entries of the estimate to their known clean values where ``is_known``."""
+    return lambda x, time: mix(denoise(x, time), known, is_known)
 
 
 def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:

@@ -29,7 +29,7 @@ def replace_known(
     schedule: Schedule,
     known: Float[Array, "B *D"],
     mask: Float[Array, "B *#D"],
-    noise: Float[Array, "B *D"] | Key,
+    noise: Float[Array, "#B *D"] | Key,
 ) -> Project:
     """Masked blending: outside the mask the state is the known sample at its noise level.
 
@@ -76,7 +76,8 @@ def climb(
 ) -> Project:
     """Diffuser's guide: gradient steps of ``value(xt, time [B]) -> [B]`` on the state itself, before the next step.
 
-    Differs from the released code: it also climbs on the initial noise; do so by projecting that (see above).
+    Differs from the released code: it also climbs on the initial noise; do so by projecting that (see above).  The
+    finished sample, at time 0, is left alone, as there.
 
     Args:
         num_steps: n_guide_steps of the released code.
@@ -91,13 +92,14 @@ def climb(
 
     def project(before: Array, after: Array, time: Array, context: Any) -> Array:
         del before, context
-        size = scale * jnp.where(time >= stop_time, 1.0, 0.0)
+        climbs = (time >= stop_time) & (time > 0)
+        size = jnp.asarray(scale, after.dtype)
         if is_scaled_by_variance:
             size = size * posterior_variance(schedule, time, jnp.maximum(time - span, 0.0))
         times = jnp.full((after.shape[0],), time)
         for _ in range(num_steps):
             gradient = jax.grad(lambda x: jnp.sum(value(x, times)))(after)
-            after = condition(after + size * gradient)
+            after = condition(after + jnp.where(climbs, size * gradient, 0.0))
         return after
 
     return project

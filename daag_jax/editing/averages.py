@@ -48,7 +48,7 @@ def ratio_of(part: Array, whole: Array) -> Array:
 
 
 def summarise(
-    metrics: Mapping[str, Float[Array, " N"]], key: Key, draws: int = 1000
+    metrics: Mapping[str, Float[Array | np.ndarray, " N"]], key: Key, draws: int = 1000
 ) -> dict[str, Summary]:
     """Means over N episodes with bootstrap intervals; episodes without the thing measured are counted apart."""
     if not metrics:

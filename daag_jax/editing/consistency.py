@@ -1,10 +1,11 @@
-"""Every consistency metric of an edited clip in one call (specs/daag.md section 5; each has its own page of formulas).
+"""The consistency metrics of an edited clip in one call (specs/daag.md section 5; each has its own page of formulas).
 
     measure(video, truth)   the numbers of any video: the source, the oracle, an edit, a baseline
     compare(edit, truth)    those of the edit, and beside them their excess over the oracle's: 0 is perfect
 
 One clip of one camera; ``jax.vmap`` adds views and episodes, and everything is to be jitted.  What cannot be measured
-is NaN; ``averages.summarise`` counts it.
+is NaN; ``averages.summarise`` counts it.  Not in the call: what needs a second network or a collection of clips
+(``geometry.depth_errors``, ``preservation.frame_consistency``, ``frechet_distance``, V9's estimates).
 """
 
 from __future__ import annotations

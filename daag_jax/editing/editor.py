@@ -1,9 +1,10 @@
 """The diffusion video editor: frames, geometry and prompts in, frames out (DAAG section on its diffusion pipeline).
 
     z   = E(x) s                                       source latents, s the scaling factor
-    zT  = alpha z + sigma n                            n is one noise map for all frames ("shared")
+    zT  = alpha z + sigma n                            n is one noise map for all frames ("shared"); n alone at
+                                                       strength 1: nothing of the source's colour may shine through
     z_t = m z_t + (1 - m) (alpha z + sigma n)          after every step: only the mask m is painted
-    x'  = paste( D(z_0 / s), x )                       and outside the mask the source's pixels return exactly
+    x'  = paste( D(z_0 / s), x )                       outside the mask the source's pixels return exactly
 
 Geometry enters through ControlNet (depth, normals, edges), time through self-attention across frames, objects through
 regional prompts: each instance has a sentence and a soft mask, so several are swapped in one pass.
@@ -46,6 +47,10 @@ from daag_jax.networks.stable_diffusion.controlnet import ControlNet
 from daag_jax.networks.stable_diffusion.unet import UNet
 from daag_jax.networks.stable_diffusion.vae import Vae
 from daag_jax.types import Key, Params
+
+DETERMINISTIC = tuple(
+    method for method in METHODS if method != "ddpm"
+)  # the only randomness is the first noise
 
 
 class Clip(NamedTuple):
@@ -103,7 +108,7 @@ class EditorConfig:
 
     def __post_init__(self):
         for field, value, known in (
-            ("method", self.method, METHODS),
+            ("method", self.method, DETERMINISTIC),
             ("attention", self.attention, MODES),
             ("noise", self.noise, NOISES),
         ):
@@ -136,7 +141,8 @@ Edit = Callable[[EditorParams, Clip, Prompts, Array, Key], Array]
 def make_editor(config: EditorConfig = EditorConfig(), spec: EditorSpec = EditorSpec()) -> Edit:
     """The function ``edit(params, clip, prompts, is_edited, key) -> uint8 [N, T, H, W, 3]``, pure, to be jitted.
 
-    ``is_edited`` [N, J] says which instances may change; with none, the source comes back bit for bit.
+    ``is_edited`` [N, J] says which instances may change; with none, the source comes back bit for bit (without a mask
+    it has no meaning: the whole frame is painted).
     """
 
     def edit(
@@ -162,7 +168,11 @@ def edit_in_chunks(
     is_edited: Bool[Array, "N J"],
     noise: Float[Array, "N T h w D"],
 ) -> UInt8[Array, "N T H W 3"]:
-    """Frames 1 .. T-1 in groups, each behind frame 0, which all of them may attend to: memory is that of one group."""
+    """Frames 1 .. T-1 in groups, each behind frame 0, which all of them may attend to: memory is that of one group.
+
+    Attention stays inside a group: with "previous_first" its first frame has frame 0 for its previous one, and "all"
+    means all of the group.
+    """
     frames, size = clip.rgb.shape[1], config.chunk - 1
     groups = -(-(frames - 1) // size)
 
@@ -204,7 +214,7 @@ def edit_at_once(
         painted = latent_mask(dilate(mask, config.dilation), factor)[..., None]
         project = replace_known(process.schedule, source, painted, noise)
     begin = start(process.schedule, source, noise, config.strength)
-    if config.strength == 1.0:  # nothing of the source's colour may shine through
+    if config.strength == 1.0:
         begin = noise
     times = uniform_times(config.steps, config.strength, 0.0)
     latents = sample(denoise, process.schedule, begin, times, method=config.method, project=project)

@@ -53,7 +53,8 @@ def swap_mapping(
     """What every present colour becomes.
 
     Raises:
-        ValueError: an unknown mode or colour (the nearest name is given), or one colour that becomes two.
+        ValueError: an unknown mode or colour (the nearest name is given), one colour that becomes two, or, where the
+            mode is not "replace", two colours that become one.
     """
     if mode not in SWAP_MODES:
         raise ValueError(f"swap mode {mode!r} is unknown; use one of {SWAP_MODES}.")
@@ -66,6 +67,8 @@ def swap_mapping(
             )
     if len({source for source, _ in pairs}) != len(pairs):
         raise ValueError(f"swaps {pairs} give one colour two targets; give each colour once.")
+    if mode != "replace" and len({target for _, target in pairs}) != len(pairs):
+        raise ValueError(f"swaps {pairs} give two colours one target; use swap mode 'replace'.")
     mapping = {color: color for color in present}
     for source, target in pairs:
         if source in mapping:

@@ -23,11 +23,21 @@ def frame_noise(
     key: Key,
     num_objects: int,
 ) -> Float[Array, "NT h w D"]:
-    """Noise for N clips of T frames; ``shape`` is that of one frame's latents."""
+    """Noise for N clips of T frames; ``shape`` is that of one frame's latents.
+
+    Args:
+        key: one key, or one per clip [N]: then a clip's noise does not depend on the other clips.
+    """
     clips, frames = segmentation.shape[:2]
+
+    def draw(*of_clip: int) -> Array:
+        if key.ndim:
+            return jax.vmap(lambda one: jax.random.normal(one, of_clip))(key)
+        return jax.random.normal(key, (clips, *of_clip))
+
     if kind == "independent":
-        return jax.random.normal(key, (clips * frames, *shape))
-    base = jax.random.normal(key, (clips, *shape))
+        return draw(frames, *shape).reshape(clips * frames, *shape)
+    base = draw(*shape)
     if kind == "shared":
         return jnp.repeat(base, frames, axis=0)
     factor = segmentation.shape[2] // shape[0]

@@ -46,7 +46,7 @@ CODES = (
 
 @dataclass(frozen=True)
 class ViolationConfig:
-    """Thresholds of section 5.5, to be swept; those of V7 are the world's predicate."""
+    """Thresholds of section 5.5, to be swept."""
 
     radius: int = 1  # [px] of dilation of M; 2 at 128 px
     min_area: int = 20  # [px] of an object or piece that counts
@@ -56,7 +56,7 @@ class ViolationConfig:
     occlusion_change: float = 16 / 255  # V4
     occlusion_share: float = 0.05  # V4
     on_top_distance: float = 0.05  # V7 [m], horizontal
-    on_top_height: float = 0.02  # V7 [m]
+    on_top_height: tuple[float, float] = (0.02, 0.09)  # V7 [m], of points that a camera sees
     teleport: float = 3.0  # V8 [px]
     abs_rel: float = 0.1  # V9, excess over the oracle
     actor_share: float = 0.01  # V10
@@ -152,14 +152,16 @@ def occlusion_order(
     judged: Bool[Array, "T J"],
     config: ViolationConfig,
 ) -> tuple[Bool[Array, " T"], Bool[Array, " T"]]:
-    """V4: paint over something that is nearer than the object beside it."""
+    """V4: paint over another instance that is nearer than the object beside it."""
     edited = areas(truth).edited
     change = difference(unit_range(video), unit_range(truth.source)) > config.occlusion_change
     broken, known = [], []
     for j, mask in enumerate(object_masks(truth)):
         depth = jnp.nanmedian(jnp.where(mask, truth.depth, jnp.nan), axis=(1, 2))
         nearer = truth.depth < depth[:, None, None]  # False where the object is not seen
-        occluder = dilate(mask, config.occlusion_reach) & ~edited & nearer
+        occluder = (
+            dilate(mask, config.occlusion_reach) & ~edited & nearer & (truth.segmentation > 0)
+        )
         share = masked_mean(change.astype(jnp.float32), occluder)
         broken.append((share > config.occlusion_share) & judged[:, j])
         known.append(occluder.any(axis=(1, 2)) & judged[:, j])
@@ -177,7 +179,7 @@ def shown_relations(
     offset = places[:, :, None] - places[:, None, :]
     distance = jnp.sqrt(jnp.sum(offset[..., :2] ** 2, axis=-1))
     height = offset[..., 2]
-    low, high = config.on_top_height, config.on_top_distance + 2 * config.on_top_height
+    low, high = config.on_top_height
     return (distance < config.on_top_distance) & (height > low) & (height < high)
 
 

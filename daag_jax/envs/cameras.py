@@ -57,7 +57,7 @@ def camera_of(
     model: mujoco.MjModel,
     name: str,
     cam_xpos: Float[Array | np.ndarray, "N 3"],
-    cam_xmat: Float[Array, "N *M"],
+    cam_xmat: Float[Array | np.ndarray, "N *M"],
 ) -> Camera:
     """The named camera of a model at the poses of its data (mjx or C, arrays of either).
 

@@ -29,8 +29,11 @@ class Env(Protocol):
     spec: Spec
     horizon: int  # steps of an episode
 
-    def reset(self, key: Key) -> State:
-        """A fresh state; the same key gives the same state, another key another one."""
+    def reset(self, key: Key, task: Any = None, colors: Array | None = None) -> State:
+        """A fresh state; the same key gives the same state, another key another one.
+
+        ``task`` and ``colors`` [J] replace the world's own; both are kept in ``info``.
+        """
         ...
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -55,10 +58,3 @@ class PixelEnv(Env, Protocol):
     def labels(self, state: State) -> Bool[Array, "M"]:
         """Which captions are true."""
         ...
-
-
-def info_of(state: State, name: str) -> Any:
-    """An entry of ``info``, with a clear error where a wrapper dropped it."""
-    if name not in state.info:
-        raise KeyError(f"info has no {name!r}; it holds {sorted(state.info)}: was reset called?")
-    return state.info[name]

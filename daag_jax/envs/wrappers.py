@@ -21,13 +21,13 @@ def vector_reset(env: Env, key: Key, num: int) -> State:
 def auto_reset(env: Env) -> Callable[[State, jax.Array, Key], State]:
     """``step(state, action, key)`` for one world, which starts a *fresh* episode where the last one ended.
 
-    The reward and ``done`` are those of the step that was taken; everything else belongs to the new episode.  (brax's
-    own wrapper returns to the first state of the run, which correlates all episodes.)
+    Task and colours stay.  The reward and ``done`` are those of the step that was taken; everything else belongs to the
+    new episode.  (brax's own wrapper returns to the first state of the run, which correlates all episodes.)
     """
 
     def step(state: State, action: jax.Array, key: Key) -> State:
         after = env.step(state, action)
-        fresh = env.reset(key)
+        fresh = env.reset(key, state.info.get("task"), state.info.get("colors"))
         pick = lambda new, old: jnp.where(after.done > 0, new, old)
         kept = jax.tree.map(pick, fresh, after)
         return kept.replace(reward=after.reward, done=after.done, metrics=after.metrics)

@@ -47,7 +47,7 @@ def rollout(
         labels [B, T + 1, M] (truth of every caption) and success [B].
     """
     reset_key, act_key = jax.random.split(key)
-    reset = lambda key: env.reset(key) if task is None else env.reset(key, task, colors)
+    reset = lambda key: env.reset(key, task, colors)
     state = jax.vmap(reset)(jax.random.split(reset_key, num))
 
     def observed(state: State) -> tuple[Array, Array]:

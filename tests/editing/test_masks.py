@@ -54,6 +54,8 @@ def test_unknown_colors_and_modes_are_named_with_their_cure():
         swap_mapping([("red", "blue")], PRESENT, "rotate")
     with pytest.raises(ValueError, match="one colour two targets"):
         swap_mapping([("red", "blue"), ("red", "green")], PRESENT, "replace")
+    with pytest.raises(ValueError, match="two colours one target"):
+        swap_mapping([("red", "green"), ("blue", "green")], PRESENT, "permute")
 
 
 def test_a_mapping_leaves_unseen_objects_unseen():

@@ -18,7 +18,7 @@ from daag_jax.envs.tasks.rgb_stacking import (
     MAX_SPEED,
     TRIPLE,
     RgbStacking,
-    _held,
+    gripped,
 )
 from daag_jax.envs.tasks.rgb_stacking_scenes import relations_of
 
@@ -44,9 +44,9 @@ def primitive_expert(state: State) -> Float[Array, "3"]:
     qpos = state.pipeline_state.qpos
     cube, support = goals(state)
     places = body.cube_positions(qpos)[:, :2] / body.WORKSPACE
-    is_held = _held(qpos)[cube]
-    place = jnp.where(is_held, places[support], places[cube])
-    return jnp.concatenate([place, jnp.where(is_held, -1.0, 1.0)[None]])
+    isgripped = gripped(qpos)[cube]
+    place = jnp.where(isgripped, places[support], places[cube])
+    return jnp.concatenate([place, jnp.where(isgripped, -1.0, 1.0)[None]])
 
 
 def free_yaw(positions: Float[Array, "3 3"], cube: Int[Array, ""]) -> Float[Array, ""]:
@@ -68,7 +68,7 @@ def cartesian_expert(state: State) -> Float[Array, "5"]:
     positions = body.cube_positions(qpos)
     mine, other = positions[cube], positions[support]
     palm = qpos[:3]
-    is_held = _held(qpos)[cube]
+    isgripped = gripped(qpos)[cube]
     reach = mine[:2] - palm[:2]
     is_over_cube = jnp.linalg.norm(reach) < 0.006
     grasp_height = mine[2] - body.CUBE + body.TIP
@@ -80,7 +80,7 @@ def cartesian_expert(state: State) -> Float[Array, "5"]:
     is_high = palm[2] > HOVER - 0.03
 
     # not held: go above at a safe height and turn, then down, then close
-    yaw = jnp.where(is_high & ~is_held, free_yaw(positions, cube), ctrl[3])
+    yaw = jnp.where(is_high & ~isgripped, free_yaw(positions, cube), ctrl[3])
     is_turned = jnp.abs(yaw - qpos[3]) < 0.1
     free_height = jnp.where(is_over_cube & is_turned, grasp_height, HOVER)
     free_xy = jnp.where(is_over_cube | is_high, reach, 0.0)
@@ -91,11 +91,11 @@ def cartesian_expert(state: State) -> Float[Array, "5"]:
     held_close = ~(is_over_support & is_down)
     # the released cube is under the open gripper: rise straight up
     is_stacked = relations_of(qpos).on_top[cube, support]
-    height = jnp.where(is_held, held_height, free_height)
+    height = jnp.where(isgripped, held_height, free_height)
     height = jnp.where(is_stacked, HOVER, height)
-    shift = jnp.where(is_stacked, 0.0, jnp.where(is_held, held_xy, free_xy))
+    shift = jnp.where(is_stacked, 0.0, jnp.where(isgripped, held_xy, free_xy))
     target_xy = palm[:2] + shift
-    close = jnp.where(is_held, held_close, free_close) & ~is_stacked
+    close = jnp.where(isgripped, held_close, free_close) & ~is_stacked
     goal = jnp.concatenate([target_xy, height[None], yaw[None]])
     speed = (goal - ctrl[:4]) / (jnp.asarray(MAX_SPEED) * CONTROL_DT)
     return jnp.concatenate([jnp.clip(speed, -1, 1), jnp.where(close, 1.0, -1.0)[None]])

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from daag_jax.envs.env import State
-from daag_jax.envs.palette import PALETTE_NAMES, color_indices
+from daag_jax.envs.palette import color_indices
 from daag_jax.envs.physics import Physics, PhysicsState
 from daag_jax.envs.renderer import Frame, render
 from daag_jax.envs.tasks import rgb_stacking_model as body
@@ -208,17 +208,13 @@ class RgbStacking:
         """Which of ``captions`` are true of a stored configuration in any colours."""
         return caption_truth(relations_of(qpos), colors)
 
-    def success(self, state: State) -> Bool[Array, ""]:
-        """Whether the task's goal holds."""
-        return is_success(relations_of(state.pipeline_state.qpos), state.info["task"])
-
     def _motion(self, state: State, action: Float[Array, "3"]) -> Float[Array, "N 6"]:
         """The targets of the actuators during one primitive."""
         qpos, ctrl = state.pipeline_state.qpos, state.pipeline_state.ctrl
         place = action[:2] * body.WORKSPACE
         is_pick = action[2] > 0
         cubes = body.cube_positions(qpos)
-        held = _held(qpos)
+        held = gripped(qpos)
         below = jnp.max(jnp.abs(cubes[:, :2] - place[None, :]), axis=-1) < 1.8 * body.CUBE
         tops = jnp.where(below & ~held, cubes[:, 2] + body.CUBE, 0.0)
         support = jnp.max(tops)
@@ -259,7 +255,7 @@ class RgbStacking:
         return self.physics.follow(physics, jnp.broadcast_to(ctrl[None], (num, 6)))
 
 
-def _held(qpos: Float[Array, "Q"]) -> Bool[Array, "3"]:
+def gripped(qpos: Float[Array, "Q"]) -> Bool[Array, "3"]:
     """Which cubes are between the fingers, lifted or not."""
     offset = (
         body.cube_positions(qpos)
@@ -267,8 +263,3 @@ def _held(qpos: Float[Array, "Q"]) -> Bool[Array, "3"]:
     )
     is_near = (jnp.linalg.norm(offset[:, :2], axis=-1) < body.CUBE) & (jnp.abs(offset[:, 2]) < 0.03)
     return is_near & (jnp.sum(qpos[4:6]) < 2 * (1.45 * body.CUBE + body.FINGER_RADIUS))
-
-
-def palette_captions() -> tuple[str, ...]:
-    """Captions over the whole palette, the columns of every truth table of this world."""
-    return captions(PALETTE_NAMES)

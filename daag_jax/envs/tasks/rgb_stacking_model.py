@@ -46,7 +46,7 @@ FOVY = 30.0  # [deg], the original's
 
 
 class Geoms(NamedTuple):
-    """Names of the visible geoms in the order of the scene."""
+    """The visible geoms in the order of the scene: what they are, how large [m], and whose."""
 
     kinds: tuple[str, ...]
     sizes: np.ndarray

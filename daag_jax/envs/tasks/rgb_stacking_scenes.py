@@ -35,7 +35,7 @@ ARRANGEMENTS = (
     0.20,
     0.14,
 )  # odds of: apart, pair, tower, one held, one held above another
-MAX_TILT = 0.5  # largest yaw of a lying cube [rad]
+MAX_YAW = 0.5  # of a lying cube [rad]
 MIN_GAP = 0.062  # least distance between the centres of two lying cubes [m]
 
 
@@ -67,7 +67,7 @@ def caption_truth(relations: Relations, colors: Int[Array, "3"]) -> Bool[Array, 
 
 
 def relations_of(qpos: Float[Array, "Q"]) -> Relations:
-    """Relations by geometry alone: exact for still scenes, while an episode's truth also asks for contacts."""
+    """Relations by geometry alone; the truth of every caption and of success."""
     cubes = cube_positions(qpos)
     palm, yaw, fingers = qpos[:3], qpos[3], qpos[4:6]
     offset = cubes - (palm - jnp.array([0.0, 0.0, TIP - CUBE]))[None, :]
@@ -85,21 +85,20 @@ def relations_of(qpos: Float[Array, "Q"]) -> Relations:
 
 
 def lying_places(key: Key) -> Float[Array, "3 2"]:
-    """Three places in the workspace at least MIN_GAP apart: the best of a few random draws."""
+    """Three places in the workspace at least MIN_GAP apart: the first such of a few random draws (or the widest)."""
     reach = WORKSPACE - CUBE
     draws = jax.random.uniform(key, (16, NUM_OBJECTS, 2), minval=-reach, maxval=reach)
     gaps = [
         jnp.linalg.norm(draws[:, i] - draws[:, j], axis=-1) for i, j in ((0, 1), (0, 2), (1, 2))
     ]
-    is_apart = jnp.min(jnp.stack(gaps), axis=0) > MIN_GAP
-    return draws[jnp.argmax(is_apart)]
+    return draws[jnp.argmax(jnp.minimum(jnp.min(jnp.stack(gaps), axis=0), MIN_GAP))]
 
 
 def random_scene(key: Key) -> tuple[Float[Array, "Q"], Int[Array, "3"]]:
     """A configuration and the palette colours of its cubes (distinct)."""
     keys = jax.random.split(key, 9)
     places = lying_places(keys[0])
-    yaws = jax.random.uniform(keys[1], (NUM_OBJECTS,), minval=-MAX_TILT, maxval=MAX_TILT)
+    yaws = jax.random.uniform(keys[1], (NUM_OBJECTS,), minval=-MAX_YAW, maxval=MAX_YAW)
     order = jax.random.permutation(keys[2], NUM_OBJECTS)
     arrangement = jax.random.choice(keys[3], 5, p=jnp.array(ARRANGEMENTS))
     jitter = jax.random.uniform(keys[4], (2, 2), minval=-0.018, maxval=0.018)
@@ -123,8 +122,8 @@ def random_scene(key: Key) -> tuple[Float[Array, "Q"], Int[Array, "3"]]:
     cubes = jnp.concatenate([xy, height[:, None]], axis=-1)
     grip = jnp.concatenate([second, (held_height + TIP - CUBE)[None]])
     palm = jnp.where(is_gripped, grip, palm)
-    tilt_key, color_key = jax.random.split(keys[8])
-    yaw = jnp.where(is_gripped, yaws[1], jax.random.uniform(tilt_key, (), minval=-0.2, maxval=0.2))
+    yaw_key, color_key = jax.random.split(keys[8])
+    yaw = jnp.where(is_gripped, yaws[1], jax.random.uniform(yaw_key, (), minval=-0.2, maxval=0.2))
     finger = jnp.where(is_gripped, CUBE + FINGER_RADIUS, closed)
     quaternions = jnp.stack([jnp.cos(yaws / 2), yaws * 0, yaws * 0, jnp.sin(yaws / 2)], axis=-1)
     objects = jnp.concatenate([cubes, quaternions], axis=-1)[jnp.argsort(order)]

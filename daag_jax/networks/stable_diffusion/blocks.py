@@ -94,14 +94,14 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves an image with a strided convolution; ``is_causal`` pads right and below only, as the VAE does."""
+    """Halves an image with a strided convolution; ``is_asymmetric`` pads right and below only, as the VAE does."""
 
     features: int
-    is_causal: bool = False
+    is_asymmetric: bool = False
     dtype: Dtype = None
 
     def setup(self):
-        pad = (0, 1) if self.is_causal else (1, 1)
+        pad = (0, 1) if self.is_asymmetric else (1, 1)
         self.conv = nn.Conv(self.features, (3, 3), (2, 2), (pad, pad), dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:

@@ -89,7 +89,7 @@ class Level(nn.Module):
             for width in widths
         ]
         if self.resample == "down":
-            self.downsamplers = [Downsample(self.features, is_causal=True, dtype=self.dtype)]
+            self.downsamplers = [Downsample(self.features, is_asymmetric=True, dtype=self.dtype)]
         if self.resample == "up":
             self.upsamplers = [Upsample(self.features, dtype=self.dtype)]
 
