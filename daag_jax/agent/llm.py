@@ -22,15 +22,17 @@ import pydantic
 from daag_jax.agent.orchestrator import SwapDecision, caption_of, read_caption
 from daag_jax.agent.prompts import CAN_SWAP, DECOMPOSE, SETTING
 from daag_jax.envs.palette import PALETTE_NAMES
+from daag_jax.envs.tasks.rgb_stacking_scenes import captions
 
 Reply = TypeVar("Reply", bound=pydantic.BaseModel)
+MAX_SUBGOALS = 8  # of one task
 ANSWERED = "answered"  # the outcome of a usable reply
 
 
 class Subgoals(pydantic.BaseModel):
     """Reply to the first question."""
 
-    subgoals: list[str] = pydantic.Field(min_length=1)
+    subgoals: list[str] = pydantic.Field(min_length=1, max_length=MAX_SUBGOALS)
 
     @pydantic.field_validator("subgoals")
     @classmethod
@@ -38,7 +40,7 @@ class Subgoals(pydantic.BaseModel):
         """Each sub-goal as its caption: another case or a full stop would never match one."""
         statements = [read_caption(subgoal) for subgoal in subgoals]
         for subgoal, statement in zip(subgoals, statements, strict=True):
-            if statement is None or not set(statement.objects) <= set(PALETTE_NAMES):
+            if statement is None or caption_of(statement) not in captions():
                 raise ValueError(f"sub-goal {subgoal!r} is no caption of this world")
         return [caption_of(statement) for statement in statements]
 

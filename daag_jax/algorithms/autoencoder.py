@@ -15,7 +15,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from daag_jax.algorithms.parts.trainable import Trainable, apply_gradients, create
+from daag_jax.algorithms.parts.trainable import (
+    Trainable,
+    apply_gradients,
+    create,
+    make_optimizer,
+)
 from daag_jax.networks.stable_diffusion.config import COMPACT_VAE, VaeConfig
 from daag_jax.networks.stable_diffusion.vae import Vae
 from daag_jax.types import Algorithm, Batch, Key, Metrics, Window

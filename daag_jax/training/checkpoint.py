@@ -145,6 +145,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.keep = keep
         self._writer: ocp.AsyncCheckpointer | None = None
+        self._refused: set[int] = set()  # steps that could not be read
 
     def path(self, step: int) -> Path:
         return self.directory / f"step_{step:08d}"
@@ -193,6 +194,7 @@ class Checkpoints:
             raise
         steps = [step for step in steps_in(self.directory) if step <= self._written]
         later = [step for step in steps_in(self.directory) if step > self._written]
+        later = [step for step in later if step not in self._refused]
         for step in steps[: -self.keep] + later:  # later ones belong to an abandoned continuation
             self._discard(self.path(step))
 
@@ -219,6 +221,7 @@ class Checkpoints:
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
                 reason = " ".join(str(error).split())[:200]
                 failures.append(f"{self.path(candidate).name}: {reason}")
+                self._refused.add(candidate)  # perhaps it only could not be read now: it stays
                 if len(failures) < len(steps):
                     warnings.warn(
                         f"checkpoint {failures[-1]}; falling back to the one before.", stacklevel=2

@@ -88,7 +88,10 @@ class Diverged(RuntimeError):
 
 
 class Preempted(SystemExit):
-    """The run was asked to end, saved its state, and exits with 75 (SIGTERM: try again) or 130 (SIGINT)."""
+    """The run was asked to end and saved its state where it has a directory.
+
+    The process exits with 75 (SIGTERM: try again) or 130 (SIGINT).
+    """
 
 
 def fit(
@@ -113,7 +116,7 @@ def fit(
 
     Raises:
         Diverged: a watched metric is not finite or above the limit.
-        Preempted: SIGTERM or SIGINT came; the state is saved.
+        Preempted: SIGTERM or SIGINT came; with a directory, the state is saved.
         OSError: the directory cannot be written, or has no room for the checkpoints.
     """
     sampler = (
@@ -135,9 +138,11 @@ def fit(
         algorithm, sampler.draw, mesh, config.watch_limit, config.compiled_loop
     )
     data = devices.replicate(sampler.data, mesh)
-    report = Report(
-        config.directory, config.steps, start, config.tensorboard, config.progress, name
-    )
+    speaks = jax.process_index() == 0  # one process of many writes and says
+    directory, progress = (config.directory, config.progress) if speaks else (None, False)
+    report = Report(directory, config.steps, start, config.tensorboard, progress, name)
+    if start >= config.steps:
+        report.warn("finished", f"{config.directory} holds {start} steps; nothing is left to train")
     with report, noted_signals() as received:
         loop = _Loop(config, checkpoints, report, received, evaluate, root)
         return loop.run(lambda *args: run_chunk(data, root, *args), state, totals, start)
@@ -206,7 +211,7 @@ class _Loop:
     saved: int = -1
 
     def run(self, run_chunk: Callable, state: State, totals: Totals, step: int) -> Fitted:
-        seconds_per_step, last, self.saved = math.inf, {}, step
+        seconds_per_step, last, self.saved = math.inf, dict(self.report.last), step
         logged = (step, time.monotonic())
         while step < self.config.steps:
             stop = self._next_stop(step, seconds_per_step)

@@ -19,6 +19,7 @@ from typing import Any
 
 import rich.console
 import rich.live
+import rich.markup
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -128,7 +129,8 @@ class Report:
         """Counts a warning (it appears in the metrics as ``warnings/KIND``) and says it."""
         self.warnings[kind] += 1
         self._console.print(
-            f"[yellow]warning[/] ({kind}, {self.warnings[kind]}): {message}", soft_wrap=True
+            f"[yellow]warning[/] ({kind}, {self.warnings[kind]}): {rich.markup.escape(message)}",
+            soft_wrap=True,
         )
 
     def close(self) -> None:
@@ -159,6 +161,11 @@ class Report:
         if not self._path.exists():
             return
         kept = [row for row in read_metrics(self._path) if row.get("step", 0) <= self.start]
+        if kept:  # what a run that is already finished has to say
+            numbers = {
+                k: v for k, v in kept[-1].items() if not k.startswith(("step", "time", "warnings"))
+            }
+            self.last = {k: math.nan if v is None else v for k, v in numbers.items()}
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(self._path)

@@ -109,18 +109,20 @@ def save_assets(config: Config, clip_params: Params, metrics: dict, folder: Path
     clip_weights.save(clip_params, folder / "clip.safetensors", COMPACT_CLIP)
     command = "python -m experiments.pretrain.clip"
     what = "The compact CLIP (`COMPACT_CLIP`) before it is a reward detector."
-    write_card(folder / "clip.safetensors", what, command, config, metrics)
+    measured = "means of the last 50 steps of training"
+    write_card(folder / "clip.safetensors", what, command, config, metrics, measured)
     text = folder / "text_encoder.safetensors"
     if not text.exists():
         tower = {"params": clip_params["params"]["text_model"]}
         clip_weights.save(tower, text, COMPACT_CLIP.text_config)
         what = "The compact CLIP's text tower, frozen when the denoiser's training began."
-        write_card(text, what, command, config, metrics)
+        write_card(text, what, command, config, metrics, measured)
 
 
 def main(config: Config) -> None:
     if config.preset == "smoke":
-        config = replace(config, steps=20, states=512)
+        folder = f"{config.directory}/smoke"
+        config = replace(config, steps=20, states=512, directory=folder)
     steps = config.steps
     algorithm = contrastive(
         ContrastiveConfig(total_steps=steps, warmup_steps=min(200, steps // 4)), CAPTIONS

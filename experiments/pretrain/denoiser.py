@@ -8,7 +8,7 @@ Frames are rendered and encoded once; then every step draws from them.  Expect l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from daag_jax.algorithms.latent_diffusion import LatentDiffusionConfig, latent_d
 from daag_jax.algorithms.parts.trainable import averaged
 from daag_jax.assets import ASSETS, asset
 from daag_jax.editing.controls import stack_controls
+from daag_jax.editing.masks import region_weights
 from daag_jax.editing.prompts import BACKGROUND, NO_PROMPT, object_prompt
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.networks.clip import weights as clip_weights
@@ -48,15 +49,6 @@ class Config:
     frames: int = 12288
     seed: int = 0
     directory: str = "runs/pretrain/denoiser"
-
-
-def region_weights(segmentation: jax.Array, num_objects: int, factor: int) -> jax.Array:
-    """Instances [B, H, W] to soft weights [B, 1 + num_objects, h, w] that sum to one; background and robot first."""
-    masks = [(segmentation == i + 1).astype(jnp.float32) for i in range(num_objects)]
-    masks = jnp.stack([1.0 - sum(masks), *masks], axis=1)
-    batch, regions, height, width = masks.shape
-    cells = masks.reshape(batch, regions, height // factor, factor, width // factor, factor)
-    return cells.mean(axis=(3, 5))
 
 
 def encode_frames(config: Config, num: int, vae_params, key: Key) -> dict[str, np.ndarray]:
@@ -108,6 +100,8 @@ def train(config: Config, vae_params, text_params):
 
 
 def main(config: Config) -> None:
+    if config.preset == "smoke":
+        config = replace(config, directory=f"{config.directory}/smoke")
     vae_params = {"params": load_vae(asset("vae.safetensors"), COMPACT_VAE)}
     text_params = clip_weights.load(asset("text_encoder.safetensors"), COMPACT_CLIP.text_config)
     fitted = train(config, vae_params, text_params)
@@ -121,6 +115,7 @@ def main(config: Config) -> None:
             "python -m experiments.pretrain.denoiser",
             config,
             fitted.metrics,
+            "means of the last 50 steps of training",
         )
     print(fitted.metrics)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from editing_clips import clip, jit, sliding_qpos
 
+from daag_jax.editing.masks import dilate
 from daag_jax.editing.silhouettes import area_of, census, centroids, ghosts, pieces, silhouettes
 from daag_jax.editing.validity import Truths, judge_labels, validity_rates
 from daag_jax.editing.violations import (
@@ -90,11 +91,20 @@ def test_paint_over_the_gripper_breaks_the_order_of_occlusion_and_the_actor():
 
 def test_a_nearer_object_that_is_painted_over_breaks_the_order_of_occlusion():
     truth = clip()
-    far = truth._replace(depth=truth.depth + 0.2 * (truth.segmentation == 1))
-    video = painted(truth.oracle, truth.segmentation == 0, "yellow")
+    mask = truth.segmentation == 1
+    finger = dilate(mask, 2) & (truth.segmentation == 0)  # before it, but not of it
+    far = truth._replace(
+        depth=truth.depth + 0.2 * mask, segmentation=jnp.where(finger, 4, truth.segmentation)
+    )
+    video = painted(truth.oracle, finger, "yellow")
     names, clean = read(video, far), read(truth.oracle, far)
     found = judge(video, far, names, clean, config=ViolationConfig(), depth_estimates=None)
     assert bool(found.flags[:, CODES.index("occlusion")].any())
+    floor = far._replace(
+        segmentation=truth.segmentation
+    )  # the same paint on the floor is no occluder
+    found = judge(video, floor, names, clean, config=ViolationConfig(), depth_estimates=None)
+    assert not bool(found.flags[:, CODES.index("occlusion")].any())
 
 
 def test_an_object_of_the_wrong_color_breaks_identity_and_census():
