@@ -1,6 +1,7 @@
 """The command line: what it does on small files, and what it says about mistakes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from daag_jax.algorithms.bc import BcConfig
 from daag_jax.algorithms.self_imitation import SelfImitationConfig
 from daag_jax.cli import COMMANDS, main
 from daag_jax.commands.policies import config_of
+from daag_jax.commands.videos import Edit
 from daag_jax.data.disk import write_episodes
+from daag_jax.editing.compact import COMPACT_EDIT
 from daag_jax.envs.palette import PALETTE_RGB
 from daag_jax.evaluation import video
 from daag_jax.types import Episode
@@ -83,8 +86,14 @@ def test_train_writes_a_policy_a_checkpoint_and_a_report(capsys, tmp_path):
     card = json.loads((run / "policy.json").read_text())
     assert card["world"]["task"] == "Grasp the red object"
     assert (run / "checkpoints" / "step_00000005").is_dir()
+    capsys.readouterr()
     main(["report", str(run)])
     assert "loss" in (run / "report.html").read_text()
+    said = error_of(
+        capsys, "train", "bc", tmp_path / "e.safetensors", *options.split(), "--discount", 0.5
+    )
+    assert "another data" in said
+    assert json.loads((run / "policy.json").read_text()) == card
 
 
 def test_a_configuration_survives_its_card():
@@ -110,6 +119,18 @@ def test_recolouring_changes_the_named_object_and_nothing_else(capsys, tmp_path)
     assert np.abs(edited[0][square].mean(axis=(0, 1)) - green).max() < 12
     frames[:, 6:18, :] = edited[:, 6:18, :]  # the row of the red square
     assert np.abs(edited - frames).mean() < 3
+
+
+def test_an_edit_uses_what_suits_the_shipped_weights():
+    options = Edit(Path("frames"), ("red=green",))
+    for name in ("steps", "guidance", "attention"):
+        assert getattr(options, name) == getattr(COMPACT_EDIT, name)
+
+
+def test_an_edited_video_plays_as_fast_as_its_source(tmp_path):
+    source = video.write(tmp_path / "v.mp4", video.enlarge(squares([0, 2]), 4), fps=10)
+    main(["edit", str(source), "red=green", "--means", "recolour", "--out", str(tmp_path)])
+    assert video.frame_rate(tmp_path / "edited.mp4") == 10.0
 
 
 def test_a_colour_that_is_not_there_is_named(capsys, tmp_path):

@@ -110,8 +110,8 @@ def run_requests(
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Edited frames of every request [T + 1, V, H, W, 3] (valid up to its end), colours seen and wanted [R, J].
 
-    Clips are padded to whole episodes and requests to whole batches, so that nothing is compiled twice.  The noise of an
-    edit is that of its episode and swap, whatever else is edited with it.
+    Clips are padded to whole episodes and requests to whole batches, so that nothing is compiled twice.  The noise of
+    an edit is that of its episode and swap, whatever else is edited with it.
     """
     frames, seen_all, wanted_all = [], [], []
     for start in range(0, len(requests), batch):

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from daag_jax.agent.hindsight import ARMS, HindsightConfig
 from daag_jax.agent.memory import Memory, World
 from daag_jax.agent.orchestrator import RuleOrchestrator
-from daag_jax.agent.reward import Detector
+from daag_jax.agent.reward import Detector, fingerprint
 from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.parts.trainable import Trainable
 from daag_jax.algorithms.self_imitation import SelfImitationConfig, self_imitation
@@ -86,6 +86,11 @@ class DaagConfig:
             raise ValueError(f"arm {self.arm!r} is unknown; use one of {ARMS}.")
         if not self.tasks:
             raise ValueError("tasks is empty; name at least one task.")
+        if (self.policy.history, self.policy.execute) != (1, 1):
+            raise ValueError(
+                f"policy.history={self.policy.history}, policy.execute={self.policy.execute}: the loop's pieces are "
+                "single decisions; set both to 1."
+            )
         if self.policy.exploration.epsilon <= 0:
             raise ValueError(
                 "policy.exploration.epsilon is 0: nothing would ever act at random; try 0.02."
@@ -164,6 +169,13 @@ class _Agent:
         self.world, self.config, self.programs = world, config, programs
         self.root = jax.random.key(config.seed)
         self.memory = Memory(world, detector, config.arm, config.hindsight, self.root)
+        for task in config.tasks:  # an unknown one is refused before hours of work
+            parse_task(task, world.env.config.colors)
+        self.identity = {
+            "configuration": repr(config),
+            "world": world.identity,
+            "detector": None if detector is None else fingerprint(detector),
+        }
         self.directory = None if directory is None else Path(directory)
         self.checkpoints = None
         if self.directory is not None:
@@ -192,7 +204,7 @@ class _Agent:
             if self.config.success_threshold and row["success"] >= self.config.success_threshold:
                 step = (step - 1) // per_task * per_task + per_task
             if self.checkpoints is not None:
-                self.checkpoints.save(step, state, {"rows": rows, "config": repr(self.config)})
+                self.checkpoints.save(step, state, {"rows": rows} | self.identity)
         if self.checkpoints is not None:
             self.checkpoints.wait()
         return rows
@@ -205,9 +217,11 @@ class _Agent:
             restored = self.checkpoints.restore(fresh)
         except FileNotFoundError:
             return fresh, 0, []
-        if restored.metadata["config"] != repr(self.config):
+        differing = [k for k, v in self.identity.items() if restored.metadata.get(k) != v]
+        if differing:
             raise ValueError(
-                f"{self.directory} holds a run of another configuration; remove it, or name another directory."
+                f"{self.directory} holds a run of another {' and '.join(differing)}; remove it, or name another "
+                "directory."
             )
         rows = restored.metadata["rows"]
         for index in range(len(rows)):

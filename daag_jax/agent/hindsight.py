@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from daag_jax.agent.orchestrator import Orchestrator
+from daag_jax.editing.masks import SWAP_MODES
 
 ARMS = ("reward", "subgoals", "hindsight")
 
@@ -39,6 +40,17 @@ class HindsightConfig:
     )
     swap_mode: str = "permute"
     max_edits: int = 4  # of one episode
+    consecutive: int = 1  # frames on end in which a sub-goal must be seen
+
+    def __post_init__(self):
+        if self.swap_mode not in SWAP_MODES:
+            raise ValueError(f"swap_mode {self.swap_mode!r} is unknown; use one of {SWAP_MODES}.")
+        if self.max_edits < 0 or self.consecutive < 1:
+            raise ValueError(
+                f"max_edits={self.max_edits}, consecutive={self.consecutive}: at least 0 and 1 are needed."
+            )
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount={self.discount} is not in [0, 1]; 1 weighs all alike.")
 
 
 class Kept(NamedTuple):

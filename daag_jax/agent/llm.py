@@ -72,7 +72,7 @@ class Swaps(pydantic.BaseModel):
 class EndpointConfig:
     """Where the model is and how patient to be; our choice."""
 
-    model: str
+    model: str = ""  # as the endpoint names it
     base_url: str | None = None  # None: OpenAI's own
     key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key
     timeout: float = 20.0  # [s] per request

@@ -43,6 +43,7 @@ class World(NamedTuple):
     look: Callable[[Any, Any], Any] | None
     augment: Augment | None
     orchestrator: Orchestrator = RuleOrchestrator()
+    identity: str = ""  # of what the functions were made from; a run continues only with the same
 
 
 class Lesson(NamedTuple):
@@ -104,7 +105,13 @@ class Memory:
             decided = reward_pieces(block.extras["success"], block.length, task)
         else:
             thresholds = np.asarray(self.detector.thresholds)
-            times = first_times(self.scores[index], thresholds, block.length, self.columns)
+            times = first_times(
+                self.scores[index],
+                thresholds,
+                block.length,
+                self.columns,
+                self.hindsight.consecutive,
+            )
             may_edit = self.arm == "hindsight"
             orchestrator = self.world.orchestrator
             decided = plan(times, self.captions, task, orchestrator, self.hindsight, may_edit)

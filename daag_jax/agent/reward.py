@@ -13,6 +13,7 @@ Differs from the papers: sigmoid loss in place of InfoNCE, whose scores have no 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,6 +66,12 @@ class DetectorConfig:
     min_positives: int = 20  # fewer: the caption takes the strictest threshold of the others
     default_threshold: float = 0.8  # gamma of the predecessor, where nothing can be calibrated
 
+    def __post_init__(self):
+        if not 0 < self.precision <= 1:
+            raise ValueError(f"precision={self.precision} is not in (0, 1]; try 0.95.")
+        if not 0 < self.prevalence < 1:
+            raise ValueError(f"prevalence={self.prevalence} is not in (0, 1); try 0.01.")
+
 
 def make_scorer(config: DetectorConfig) -> Callable[[Detector, Array], Array]:
     """``scores(detector, images [B, V, H, W, 3]) -> [B, M]`` in (0, 1); pure, to be jitted."""
@@ -94,6 +101,14 @@ def make_detector(params: Params, captions: Sequence[str], config: DetectorConfi
     tokens = WordTokenizer(config.clip.text_config.max_position_embeddings)(captions)
     texts = jax.jit(clip.encode_text)(params, jnp.asarray(tokens))
     return Detector(params, texts, jnp.full((len(captions),), config.default_threshold))
+
+
+def fingerprint(detector: Detector) -> int:
+    """A checksum of all numbers of a detector."""
+    checksum = 0
+    for leaf in jax.tree.leaves(detector):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), checksum)
+    return checksum
 
 
 def finetune(
@@ -182,10 +197,10 @@ def threshold_for(
     """
     levels, found, hits = ranked(scores, truth)
     gains = np.diff(hits, prepend=0) > 0
-    share = truth.mean() if prevalence is None else prevalence
-    right = share * hits / max(truth.sum(), 1)
-    wrong = (1.0 - share) * (found - hits) / max((~truth).sum(), 1)
-    good = np.flatnonzero((right >= precision * (right + wrong)) & gains)
+    wrong = (found - hits).astype(float)
+    if prevalence is not None:  # as many negatives per positive as where it is used
+        wrong *= (1.0 / prevalence - 1.0) * truth.sum() / max((~truth).sum(), 1)
+    good = np.flatnonzero((hits >= precision * (hits + wrong)) & gains)
     if good.size == 0:
         return None
     last = good[-1]

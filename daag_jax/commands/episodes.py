@@ -60,9 +60,11 @@ def make_world(mode: str, task: str, resolution: int = 64) -> Any:
 
 
 def write_videos(folder: Path, episodes: Any, count: int) -> None:
-    """The first few episodes as mp4, named by their outcome."""
+    """The first few episodes as mp4, named by their outcome; those of an earlier call go."""
     from daag_jax.evaluation import video
 
+    for old in (folder / "videos").glob("episode_*.mp4"):
+        old.unlink()
     for i in range(min(count, len(episodes.length))):
         frames = video.side_by_side(episodes.images[i, : int(episodes.length[i]) + 1])
         outcome = "success" if episodes.extras["success"][i] else "failure"

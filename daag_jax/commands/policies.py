@@ -85,6 +85,12 @@ def _train(name: str, options: Any) -> None:
         "algorithm": name,
         "config": dataclasses.asdict(options.config),
         "spec": spec._asdict(),
+        "data": {
+            "episodes": str(options.episodes),
+            "only_successes": options.only_successes,
+            "batch": batch,
+            "discount": options.discount,
+        },
         "world": {
             "mode": "primitive" if spec.action_dim == 3 else "cartesian",
             "task": task,
@@ -92,11 +98,28 @@ def _train(name: str, options: Any) -> None:
         },
     }
     folder = Path(options.fit.directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "policy.json").write_text(json.dumps(card, indent=1))
+    _write_card(folder / "policy.json", card)
     result = fit(algorithm, Sampler(data, draw), options.fit, name=name)
     losses = "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
     print(f"{folder}: {result.step} steps, {losses}")
+
+
+def _write_card(path: Path, card: dict[str, Any]) -> None:
+    """Says what a folder's policy is.
+
+    Raises:
+        ValueError: it says otherwise already; a run continues only as it began.
+    """
+    text = json.dumps(card, indent=1)
+    if path.is_file() and path.read_text() != text:
+        before = json.loads(path.read_text())
+        differing = [name for name in card if json.loads(text)[name] != before.get(name)]
+        raise ValueError(
+            f"{path.parent} holds a policy of another {' and '.join(differing) or 'make'}; remove it, or name another "
+            "folder with --fit.directory."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def config_of(kind: type, values: dict[str, Any]) -> Any:
@@ -112,7 +135,6 @@ def config_of(kind: type, values: dict[str, Any]) -> Any:
 def evaluate(options: Evaluate) -> None:
     """Runs :class:`Evaluate`."""
     import jax
-    import jax.numpy as jnp
 
     from daag_jax.algorithms import config_class, make
     from daag_jax.evaluation.html import report_of_run
@@ -128,17 +150,16 @@ def evaluate(options: Evaluate) -> None:
     spec = Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["spec"].items()})
     config = config_of(config_class(card["algorithm"]), card["config"])
     algorithm = make(card["algorithm"], config, spec)
-    if algorithm.window.history > 1:
-        raise ValueError(f"history={algorithm.window.history} is not evaluated; train with 1.")
     like = {"state": jax.jit(algorithm.init)(jax.random.key(0))}
     policy = _policy_of(checkpoint.restore(options.run / "checkpoints"), like)
     world = card["world"] | ({"task": options.task} if options.task else {})
     env = make_world(**world)
-    run = jax.jit(
-        lambda policy, key: rollout(
-            env, algorithm.act, policy, key, options.episodes, explore=jnp.float32(0.0)
-        )
-    )
+
+    @jax.jit
+    def run(policy, key):
+        num, window = options.episodes, algorithm.window
+        return rollout(env, algorithm.act, policy, key, num, explore=0.0, window=window)
+
     episodes = jax.device_get(run(policy, jax.random.key(options.seed)))
     rate = success_rate(int(episodes.extras["success"].sum()), options.episodes)
     results = {"task": world["task"], "episodes": options.episodes, "seed": options.seed}

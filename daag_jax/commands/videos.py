@@ -32,7 +32,8 @@ class Edit:
     depth: Path | None = None
     normals: Path | None = None
     segmentation: Path | None = None
-    steps: int = 10
+    steps: int = 6
+    guidance: float = 1.25
     attention: str = "first"
     seed: int = 0
 
@@ -42,8 +43,8 @@ def edit(options: Edit) -> None:
     import jax
     import numpy as np
 
-    from daag_jax.editing.compact import color_prompts, load_compact_editor
-    from daag_jax.editing.editor import EditorConfig, make_editor
+    from daag_jax.editing.compact import COMPACT_EDIT, color_prompts, load_compact_editor
+    from daag_jax.editing.editor import make_editor
     from daag_jax.editing.masks import apply_mapping, instance_colors, swap_mapping
     from daag_jax.editing.recolor import recolor_clip
     from daag_jax.editing.user_clip import clip_of_frames
@@ -68,12 +69,15 @@ def edit(options: Edit) -> None:
         edited = jax.jit(recolor_clip)(clip.rgb[0], clip.segmentation[0], is_edited[0], wanted[0])
     else:
         editor = load_compact_editor()
-        run = jax.jit(make_editor(EditorConfig(steps=options.steps, attention=options.attention)))
+        chosen = {name: getattr(options, name) for name in ("steps", "guidance", "attention")}
+        config = dataclasses.replace(COMPACT_EDIT, **chosen)
+        run = jax.jit(make_editor(config))
         prompts = color_prompts(editor.sentences, wanted)
         edited = run(editor.params, clip, prompts, is_edited, jax.random.key(options.seed))[0]
     before, after = np.asarray(clip.rgb[0]), np.asarray(edited)
-    video.write(options.out / "edited.mp4", video.enlarge(after, 4))
-    video.write(options.out / "compare.mp4", video.grid({"before": before, "after": after}))
+    fps = video.frame_rate(options.frames)
+    video.write(options.out / "edited.mp4", video.enlarge(after, 4), fps)
+    video.write(options.out / "compare.mp4", video.grid({"before": before, "after": after}), fps)
     print(f"{options.out}: edited.mp4 and compare.mp4, {len(after)} frames")
 
 

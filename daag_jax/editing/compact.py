@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from daag_jax.assets import asset
-from daag_jax.editing.editor import EditorParams, Prompts
+from daag_jax.editing.editor import EditorConfig, EditorParams, Prompts
 from daag_jax.editing.prompts import BACKGROUND, NO_PROMPT, object_prompt
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.networks.clip import weights as clip_weights
@@ -18,6 +18,10 @@ from daag_jax.networks.clip.model import make_text_encoder
 from daag_jax.networks.clip.tokenizer import WordTokenizer
 from daag_jax.networks.stable_diffusion import weights
 from daag_jax.networks.stable_diffusion.config import COMPACT_CONTROLNET, COMPACT_UNET, COMPACT_VAE
+
+COMPACT_EDIT = EditorConfig(
+    steps=6, guidance=1.25
+)  # what suits the shipped weights; see RESULTS.md
 
 
 class CompactEditor(NamedTuple):

@@ -30,7 +30,7 @@ def rollout(
     task: Any = None,
     colors: Array | None = None,
     instruction: Array | None = None,
-    explore: Array | None = None,
+    explore: Array | float | None = None,
     window: Window = Window(),
 ) -> Episode:
     """B = ``num`` episodes.
@@ -56,8 +56,11 @@ def rollout(
     decisions = -(-env.horizon // window.execute)
     scales = None
     if explore is not None:
-        per_decision = explore if jnp.ndim(explore) else explore[None, None]
-        scales = jnp.broadcast_to(per_decision, (num, decisions)).T
+        if jnp.ndim(explore) not in (0, 2):
+            raise ValueError(
+                f"explore has shape {jnp.shape(explore)}; give one number, or one per world and decision [B, D]."
+            )
+        scales = jnp.broadcast_to(jnp.asarray(explore, jnp.float32), (num, decisions)).T
 
     def context(history: tuple[Array, Array], scale: Array | None) -> Context:
         extras = {"image": history[1]}

@@ -120,6 +120,16 @@ def read(path: str | Path) -> UInt8[np.ndarray, "T H W 3"]:
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 
 
+def frame_rate(path: str | Path, default: float = 5.0) -> float:
+    """Frames per second of a video file; ``default`` for a folder of frames, which does not say."""
+    if Path(path).is_dir():
+        return default
+    reader = imageio_ffmpeg.read_frames(str(path))
+    rate = next(reader)["fps"]
+    reader.close()
+    return float(rate)
+
+
 def data_url(frames: UInt8[np.ndarray, "T H W 3"], fps: float = 5.0, suffix: str = ".mp4") -> str:
     """A video as a ``data:`` address, to stand inside a page."""
     kind = "video/mp4" if suffix == ".mp4" else "image/gif"

@@ -14,7 +14,7 @@ oracle's.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daag_jax.editing.averages import summarise
-from daag_jax.editing.compact import color_prompts, load_compact_editor
+from daag_jax.editing.compact import COMPACT_EDIT, color_prompts, load_compact_editor
 from daag_jax.editing.consistency import compare
 from daag_jax.editing.editor import ABLATIONS, Clip, EditorConfig, make_editor
 from daag_jax.editing.masks import frame_colors
@@ -58,11 +58,11 @@ class Config:
     frames: int = 16
     stride: int = 12  # control periods between frames
     seed: int = 1000  # of the held-out episodes
-    editor: EditorConfig = EditorConfig(steps=6, guidance=1.25)
+    editor: EditorConfig = COMPACT_EDIT
     directory: str = "runs/experiments/daag/editor"
 
 
-def held_out_states(config: Config, episodes: int) -> np.ndarray:
+def held_out_states(config: Config) -> np.ndarray:
     """States [E, T, Q] of expert episodes in the cartesian mode."""
     env = RgbStacking(RgbStackingConfig(mode="cartesian"))
 
@@ -73,7 +73,7 @@ def held_out_states(config: Config, episodes: int) -> np.ndarray:
 
         return jax.lax.scan(step, env.reset(key), None, config.frames * config.stride)[1]
 
-    keys = jax.random.split(jax.random.key(config.seed), episodes)
+    keys = jax.random.split(jax.random.key(config.seed), config.episodes)
     return np.asarray(jax.jit(jax.vmap(one))(keys))[:, :: config.stride]
 
 
@@ -113,8 +113,9 @@ def color_right(frames: jax.Array, truth: Truth) -> jax.Array:
 
 
 def main(config: Config) -> None:
-    smoke = config.preset == "smoke"
-    truth = truths(config, held_out_states(config, 3 if smoke else config.episodes))
+    if config.preset == "smoke":
+        config = replace(config, episodes=3, directory=f"{config.directory}/smoke")
+    truth = truths(config, held_out_states(config))
     rows = {
         name: lambda name=name: edit_all(
             EditorConfig(**{**config.editor.__dict__, **ABLATIONS[name]}), truth, 7
@@ -154,6 +155,7 @@ def write(config: Config, results: dict, films: list) -> None:
     directory = Path(config.directory)
     directory.mkdir(parents=True, exist_ok=True)
     clean = jax.tree.map(lambda x: None if isinstance(x, float) and np.isnan(x) else x, results)
+    clean = {"config": repr(config), "editors": clean}
     (directory / "results.json").write_text(json.dumps(clean, indent=1))
     table, lines = Table("editor", *COLUMNS.values()), []
     for name, metrics in results.items():

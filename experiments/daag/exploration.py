@@ -5,9 +5,11 @@
 
 "Stack the red object on top of the blue object" from nothing, three arms on paired seeds.  The measure is the number of
 episodes at which the success rate without exploration first reaches 50 %; a run that never does counts as the budget.
-Every run has its own folder and continues there, so seeds may be shared out among processes (``--seeds 0 1``); a last
-call with all seeds reports.  Expect: hindsight needs fewer episodes than sub-goals alone, and the paired interval
-excludes zero.
+Every run has its own folder and continues there, so seeds may be shared out among processes (``--seeds 0 1``) once a
+call without seeds (``--seeds``) has made the detector; a last call with all seeds reports.  ``--setup.means oracle``
+edits by re-rendering: the upper bound.
+
+Expect: hindsight needs fewer episodes than sub-goals alone, and the paired interval excludes zero.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import numpy as np
 import tyro
 
 from daag_jax.agent.daag import DaagConfig, Programs, run_daag
-from daag_jax.agent.demo import ARM_NAMES, DemoConfig, build, make_world
+from daag_jax.agent.demo_report import ARM_NAMES
 from daag_jax.agent.memory import World
 from daag_jax.agent.reward import Detector, DetectorConfig, make_detector
+from daag_jax.agent.setup import SetupConfig, build, make_world
 from daag_jax.assets import asset
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import episodes_to, paired_difference
@@ -43,7 +46,7 @@ class Config:
     episodes: int = 512  # per iteration
     threshold: float = 0.5
     arms: tuple[str, ...] = ("hindsight", "subgoals", "reward")
-    setup: DemoConfig = DemoConfig(
+    setup: SetupConfig = SetupConfig(
         labelled=6144,
         validated=4096,
         edited=768,
@@ -54,15 +57,23 @@ class Config:
 
 
 def prepare(config: Config) -> tuple[World, Detector]:
-    """The world and the one detector that all arms have: the difference is hindsight alone."""
+    """The world and the one detector that all arms have: the difference is hindsight alone.
+
+    Raises:
+        ValueError: the folder has a detector of another setup.
+    """
+    setup, identity = config.setup, {"setup": repr(replace(config.setup, means="diffusion"))}
     store = Checkpoints(Path(config.directory) / "detector", keep=1)
     if not store.steps():
-        store.save(0, build(config.setup).detectors["edits"])
+        store.save(0, build(setup).detectors["edits"], identity)
         store.wait()
-    world, setup = make_world(config.setup), config.setup
+    world = make_world(setup)
     clip_params = clip_weights.load(asset("clip.safetensors"), setup.detector.clip)
     blank = make_detector(clip_params, world.env.captions, setup.detector)
-    return world, jax.tree.map(jnp.asarray, store.restore(blank).state)
+    restored = store.restore(blank)
+    if restored.metadata != identity:
+        raise ValueError(f"{store.directory} is of another setup; name another directory.")
+    return world, jax.tree.map(jnp.asarray, restored.state)
 
 
 def main(config: Config) -> None:
@@ -91,7 +102,8 @@ def main(config: Config) -> None:
                 world, None if arm == "reward" else detector, one, folder, show, programs
             )
             runs[arm].append(rows)
-    report(config, runs)
+    if config.seeds:
+        report(config, runs)
 
 
 def brief(row: dict) -> str:
@@ -121,7 +133,12 @@ def report(config: Config, runs: dict[str, list[list[dict]]]) -> None:
         arm: [min(episodes_to(config.threshold, one, grid), budget) for one in found]
         for arm, found in curves.items()
     }
-    results = {"budget": budget, "episodes": needed, "validity": validity(runs)}
+    results = {
+        "config": repr(config),
+        "budget": budget,
+        "episodes": needed,
+        "validity": validity(runs),
+    }
     if len(config.seeds) > 1 and {"hindsight", "subgoals"} <= set(needed):
         difference = paired_difference(needed["hindsight"], needed["subgoals"])
         results["episodes, hindsight minus subgoals"] = list(difference)
@@ -132,16 +149,17 @@ def report(config: Config, runs: dict[str, list[list[dict]]]) -> None:
     drawn = html.figure(figures.curves(lines, title=config.setup.tasks[0], limits=(0, 1)))
     page = html.Page("Exploration", [html.Section("Success without exploration", [drawn])])
     html.write(page, directory / "report.html")
-    print(json.dumps({k: v for k, v in results.items() if k != "curves"}))
+    print(json.dumps({k: v for k, v in results.items() if k not in ("config", "curves")}))
 
 
-def validity(runs: dict[str, list[list[dict]]]) -> dict[str, dict[str, float]]:
-    """Share of stored pieces whose label is true, by arm and by whether they were edited."""
+def validity(runs: dict[str, list[list[dict]]]) -> dict[str, dict[str, float | None]]:
+    """Share of stored pieces whose label is true, by arm and by whether they were edited; None of no piece."""
     out = {}
     for arm, all_rows in runs.items():
         count = lambda name, all_rows=all_rows: sum(row[name] for rows in all_rows for row in rows)
         out[arm] = {
-            kind: count(f"{kind}_valid") / max(count(kind), 1) for kind in ("kept", "edited")
+            kind: count(f"{kind}_valid") / count(kind) if count(kind) else None
+            for kind in ("kept", "edited")
         }
     return out
 

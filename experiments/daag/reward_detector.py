@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from daag_jax.agent.demo import DemoConfig, build
+from daag_jax.agent.setup import SetupConfig, build
 from daag_jax.evaluation.scores import interquartile_mean, paired_difference
 
 
@@ -29,14 +29,16 @@ class Config:
 
     preset: Literal["full", "smoke"] = "full"
     seeds: int = 5
-    setup: DemoConfig = DemoConfig(detectors=("no edits", "edits", "oracle"))
+    setup: DemoConfig = SetupConfig(detectors=("no edits", "edits", "oracle"))
     directory: str = "runs/experiments/daag/reward_detector"
 
 
 def main(config: Config) -> None:
     smoke = config.preset == "smoke"
+    if smoke:
+        config = replace(config, seeds=2, directory=f"{config.directory}/smoke")
     found: dict[str, list[float]] = {}
-    for seed in range(2 if smoke else config.seeds):
+    for seed in range(config.seeds):
         setup = replace(config.setup, seed=seed)
         if smoke:
             setup = replace(setup, labelled=256, edited=128, tested=256)
@@ -44,6 +46,7 @@ def main(config: Config) -> None:
             found.setdefault(name, []).append(precision)
         print({name: [round(x, 3) for x in values] for name, values in found.items()}, flush=True)
     results = {
+        "preset": config.preset,
         "average_precision": {name: list(interquartile_mean(v)) for name, v in found.items()},
         "edits minus no edits": list(paired_difference(found["edits"], found["no edits"])),
         "edits over oracle": float(np.mean(found["edits"]) / np.mean(found["oracle"])),

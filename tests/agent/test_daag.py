@@ -13,6 +13,7 @@ import pytest
 
 from daag_jax.agent.augmenter import make_augmenter, make_looker
 from daag_jax.agent.daag import DaagConfig, Programs, return_then_explore, run_daag
+from daag_jax.agent.hindsight import HindsightConfig
 from daag_jax.agent.memory import World
 from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
 from daag_jax.algorithms.parts.action_head import Exploration
@@ -90,6 +91,12 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(parts, whole, tmp_path)
     np.testing.assert_equal(rows, whole)
     with pytest.raises(ValueError, match="another configuration"):
         run_daag(world, detector, replace(CONFIG, seed=1), tmp_path, programs=programs)
+    other = detector._replace(thresholds=detector.thresholds + 0.1)
+    with pytest.raises(ValueError, match="another detector"):
+        run_daag(world, other, CONFIG, tmp_path, programs=programs)
+    with pytest.raises(ValueError, match="another world"):
+        elsewhere = world._replace(identity="another editor")
+        run_daag(elsewhere, detector, CONFIG, tmp_path, programs=programs)
 
 
 def test_the_reward_arm_needs_no_detector(parts):
@@ -116,6 +123,26 @@ def test_what_is_missing_is_named(parts):
         DaagConfig(arm="magic")
     with pytest.raises(ValueError, match="epsilon"):
         DaagConfig(policy=replace(POLICY, exploration=Exploration()))
+    with pytest.raises(ValueError, match="policy.history=2"):
+        DaagConfig(policy=replace(POLICY, history=2))
+    with pytest.raises(ValueError, match="'Polish the red object'"):
+        tasks = (CONFIG.tasks[0], "Polish the red object")
+        run_daag(world, None, replace(CONFIG, arm="reward", tasks=tasks), programs=programs)
+
+
+@pytest.mark.parametrize(
+    "kind, values",
+    [
+        (HindsightConfig, {"swap_mode": "shuffle"}),
+        (HindsightConfig, {"discount": 1.5}),
+        (HindsightConfig, {"consecutive": 0}),
+        (DetectorConfig, {"precision": 0.0}),
+        (DetectorConfig, {"prevalence": 1.0}),
+    ],
+)
+def test_a_choice_out_of_range_is_named(kind, values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        kind(**values)
 
 
 @pytest.mark.slow

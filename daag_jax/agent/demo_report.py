@@ -1,0 +1,156 @@
+"""What the demo found, as numbers, as a table on the terminal, and as a page."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from daag_jax.agent.orchestrator import RuleOrchestrator
+from daag_jax.agent.setup import Setup
+from daag_jax.evaluation import figures, html
+from daag_jax.evaluation.scores import success_rate
+
+ARM_NAMES = {
+    "reward": "environment reward only",
+    "subgoals": "+ CLIP sub-goals",
+    "hindsight": "+ hindsight augmentation",
+}
+DETECTORS = {"reward": "", "subgoals": "no edits", "hindsight": "edits"}  # of each arm
+
+
+def summarise(tasks: tuple[str, ...], setup: Setup, arms: dict[str, list[dict]]) -> dict:
+    """The numbers of the table, per arm and task."""
+    table = []
+    for arm, rows in arms.items():
+        for task in tasks:
+            mine = [row for row in rows if row["task"] == task]
+            usable = sum(row["kept"] + row["edited"] for row in mine)
+            valid = sum(row["kept_valid"] + row["edited_valid"] for row in mine)
+            last = mine[-1]
+            episodes = last["episodes"]
+            rate = success_rate(round(last["success"] * episodes), episodes)
+            detector = DETECTORS[arm]
+            table.append(
+                {
+                    "arm": ARM_NAMES[arm],
+                    "task": task,
+                    "episodes": last["episodes_of_task"],
+                    "usable": usable,
+                    "extracted": mine[0]["extracted"],
+                    "label_validity": valid / usable if usable else None,
+                    "average_precision": setup.precisions[detector] if detector else None,
+                    "reached": last["reached"],
+                    "success": list(rate),
+                }
+            )
+    results = {"table": table, "average_precision": setup.precisions}
+    # what became of each question to a language model: answered, not JSON, no reply, ...
+    counts = getattr(setup.world.orchestrator, "counts", None)
+    return results if counts is None else results | {"language_model": dict(counts)}
+
+
+def print_table(results: dict) -> None:
+    """The table on the terminal."""
+    table = Table(title="Diffusion Augmented Agents on RGB stacking")
+    for name in (
+        "arm",
+        "task",
+        "episodes",
+        "usable",
+        "from earlier",
+        "label validity",
+        "AP novel",
+        "sub-goals",
+        "success",
+    ):
+        table.add_column(name, justify="left" if name in ("arm", "task") else "right")
+    shown = lambda x: "-" if x is None else f"{x:.2f}"
+    for row in results["table"]:
+        value, low, high = row["success"]
+        table.add_row(
+            row["arm"],
+            row["task"],
+            str(row["episodes"]),
+            str(row["usable"]),
+            str(row["extracted"]),
+            shown(row["label_validity"]),
+            shown(row["average_precision"]),
+            " ".join(f"{x:.2f}" for x in row["reached"]),
+            f"{value:.2f} [{low:.2f}, {high:.2f}]",
+        )
+    console = Console(width=150)
+    console.print(table)
+    if "language_model" in results:
+        console.print(f"answers of the language model: {results['language_model']}", markup=False)
+
+
+def report_page(tasks: tuple[str, ...], setup: Setup, arms: dict, results: dict) -> html.Page:
+    """Curves, table, and pictures of edits beside their oracles."""
+    curves = []
+    for task in tasks:
+        goals = RuleOrchestrator().decompose(task)
+        for number, goal in enumerate(goals):
+            lines = {}
+            for arm, rows in arms.items():
+                mine = [r for r in rows if r["task"] == task]
+                reached = np.array([[r["reached"][number] for r in mine]])
+                lines[ARM_NAMES[arm]] = ([r["episodes_of_task"] for r in mine], reached)
+            drawn = figures.curves(
+                lines, title=goal, y_label="episodes that reach it", limits=(0, 1)
+            )
+            curves.append(html.figure(drawn))
+    columns = (
+        "arm",
+        "task",
+        "episodes",
+        "usable pieces",
+        "from earlier tasks",
+        "label validity",
+        "sub-goals reached",
+        "success",
+    )
+    rows = [
+        (
+            r["arm"],
+            r["task"],
+            r["episodes"],
+            r["usable"],
+            r["extracted"],
+            "-" if r["label_validity"] is None else r["label_validity"],
+            " ".join(f"{x:.2f}" for x in r["reached"]),
+            "{:.2f} [{:.2f}, {:.2f}]".format(*r["success"]),
+        )
+        for r in results["table"]
+    ]
+    films = [
+        html.comparison(
+            *(setup.pictures[k][i : i + 8] for k in ("before", "edited", "oracle")), fps=1.5
+        )
+        for i in range(0, min(24, len(setup.pictures["before"])), 8)
+    ]
+    detector = html.figure(
+        figures.bars(
+            {name: (ap, ap, ap) for name, ap in setup.precisions.items()},
+            title="Reward detector on the novel task",
+            y_label="average precision",
+        )
+    )
+    sections = [
+        html.Section(
+            "Sub-goals reached",
+            curves,
+            "By the policy without exploration, judged by the simulator.",
+        ),
+        html.Section("What each arm learnt from", [html.table(columns, rows)]),
+        html.Section(
+            "Edits", films, "Stored frame, diffusion edit, and the simulator's own answer."
+        ),
+        html.Section("Reward detector", [detector], "Zero real examples of the novel captions."),
+    ]
+    return html.Page(
+        "Diffusion Augmented Agents on RGB stacking",
+        sections,
+        "Failed episodes become successes at another task by editing their video.",
+        [(str(results["table"][0]["episodes"]), "episodes per task and arm")],
+    )

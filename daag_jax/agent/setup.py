@@ -1,0 +1,162 @@
+"""What an agent needs before its first episode: world, editor, orchestrator, and reward detectors.
+
+The detectors know the novel task's captions by name only: no real frame is labelled for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from daag_jax.agent import detectors
+from daag_jax.agent.augmenter import make_augmenter, make_looker
+from daag_jax.agent.daag import DaagConfig
+from daag_jax.agent.llm import EndpointConfig, LanguageModelOrchestrator, ReplayOrchestrator
+from daag_jax.agent.memory import World
+from daag_jax.agent.orchestrator import NoisyOrchestrator, Orchestrator, RuleOrchestrator
+from daag_jax.agent.reward import Detector, DetectorConfig, make_scorer
+from daag_jax.assets import asset
+from daag_jax.editing.compact import COMPACT_EDIT, load_compact_editor
+from daag_jax.editing.editor import EditorConfig
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig, task_sentences
+from daag_jax.networks.clip import weights as clip_weights
+from daag_jax.training.keys import key_at
+
+
+@dataclass(frozen=True)
+class OrchestratorConfig:
+    """Who decomposes tasks and judges swaps.
+
+    "rules" answers exactly; "noisy" errs with probability ``p_err``; "endpoint" asks a language model and records it in
+    ``endpoint.transcript``; "replay" repeats such a transcript.
+    """
+
+    kind: Literal["rules", "noisy", "endpoint", "replay"] = "rules"
+    p_err: float = 0.1
+    endpoint: EndpointConfig = EndpointConfig()
+
+    def __post_init__(self):
+        if self.kind == "endpoint" and not self.endpoint.model:
+            raise ValueError("endpoint.model is empty; name the model that the endpoint serves.")
+        if self.kind == "replay" and not self.endpoint.transcript:
+            raise ValueError("endpoint.transcript is empty; name the JSONL file to replay.")
+
+
+@dataclass(frozen=True)
+class SetupConfig:
+    """Sizes that fit two CPU cores and a few minutes."""
+
+    tasks: tuple[str, ...] = DaagConfig.tasks
+    cameras: tuple[str, ...] = ("front_left",)
+    labelled: int = 1024  # frames with known captions (the predecessor: about 10^3)
+    validated: int = 2048  # frames of episodes, for the thresholds
+    edited: int = 384  # of the labelled ones that are also edited
+    tested: int = 512  # real frames on which detectors are compared
+    detector: DetectorConfig = DetectorConfig()
+    detectors: tuple[str, ...] = ("no edits", "edits")  # or "oracle" too: trained on re-renders
+    means: Literal["diffusion", "recolour", "oracle"] = "diffusion"  # of the agent's own edits
+    editor: EditorConfig = COMPACT_EDIT
+    orchestrator: OrchestratorConfig = OrchestratorConfig()
+    seed: int = 0
+
+
+class Setup(NamedTuple):
+    """What the arms need, and what building it showed."""
+
+    world: World
+    detectors: dict[str, Detector]  # by what they were finetuned on, beside real frames
+    precisions: dict[str, float]  # average precision on the novel captions
+    pictures: dict[str, np.ndarray]  # before, edited, oracle
+
+
+def make_orchestrator(config: OrchestratorConfig, seed: int = 0) -> Orchestrator:
+    """The orchestrator that a configuration names."""
+    if config.kind == "endpoint":
+        return LanguageModelOrchestrator(config.endpoint)
+    if config.kind == "replay":
+        return ReplayOrchestrator(config.endpoint.transcript)
+    if config.kind == "noisy":
+        return NoisyOrchestrator(p_err=config.p_err, seed=seed)
+    return RuleOrchestrator()
+
+
+def make_world(config: SetupConfig) -> World:
+    """The stacking world with the shipped editor and a detector's scorer."""
+    env = RgbStacking(RgbStackingConfig(cameras=config.cameras, task=config.tasks[0]))
+    editor = load_compact_editor() if config.means == "diffusion" else None
+    return World(
+        env,
+        jax.jit(make_scorer(config.detector)),
+        make_looker(env),
+        make_augmenter(config.means, env, editor, config.editor),
+        make_orchestrator(config.orchestrator, config.seed),
+        repr((config.cameras, config.means, config.editor, config.orchestrator)),
+    )
+
+
+def novel_captions(tasks: Sequence[str]) -> tuple[str, ...]:
+    """Sub-goals of the last task that no earlier task has.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rules = RuleOrchestrator()
+    before = {goal for task in tasks[:-1] for goal in rules.decompose(task)}
+    novel = tuple(goal for goal in rules.decompose(tasks[-1]) if goal not in before)
+    if not novel:
+        raise ValueError(f"the last of the tasks {tasks} has no sub-goal of its own; name another.")
+    return novel
+
+
+def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
+    """The world, the shipped models, and detectors with and without edits of the novel task."""
+    novel = novel_captions(config.tasks)
+    world = make_world(config)
+    env, scores = world.env, world.scores
+    diffusion = make_augmenter("diffusion", env, load_compact_editor(), config.editor)
+    oracle = make_augmenter("oracle", env, None)
+    clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)
+    known = detectors.known_columns(env, novel)
+    tasks = detectors.known_tasks(env, novel)
+
+    root = jax.random.key(config.seed)
+    real, qpos = detectors.mixed_frames(env, key_at(root, "labelled", 0), config.labelled, tasks)
+    real = real._replace(known=np.broadcast_to(known[None], real.truth.shape).copy())
+    validation, _ = detectors.episode_frames(
+        env, key_at(root, "validation", 0), config.validated, tasks
+    )
+    test, _ = detectors.mixed_frames(
+        env, key_at(root, "test", 0), config.tested, task_sentences(env.config.colors)[:-1]
+    )
+    requests = detectors.choose_swaps(
+        real.truth[: config.edited], known, env.captions, novel, RuleOrchestrator(), config.seed
+    )
+    say(f"editing {len(requests)} frames to show the novel sub-goals {novel}")
+    key = key_at(root, "edit-frames", 0)
+    arguments = (env, real, qpos, requests)
+    edited = detectors.edited_frames(*arguments, diffusion, key)
+    exact = detectors.edited_frames(*arguments, oracle, key)
+
+    common = (validation, known, scores, config.detector, config.seed)
+    say("finetuning CLIP on labelled frames, without and with edits")
+    parts = {"no edits": [real], "edits": [real, edited], "oracle": [real, exact]}
+    found = {
+        name: detectors.train_detector(clip_params, env, parts[name], *common)
+        for name in config.detectors
+    }
+    precisions = {
+        name: detectors.novel_metrics(scores, one, test, env.captions, novel)["average_precision"]
+        for name, one in found.items()
+    }
+    shown = {name: round(value, 3) for name, value in precisions.items()}
+    say(f"average precision on the novel task: {shown}")
+    pictures = {
+        "before": real.images[: len(requests)][:, 0],
+        "edited": edited.images[:, 0],
+        "oracle": exact.images[:, 0],
+    }
+    return Setup(world, found, precisions, pictures)
