@@ -24,9 +24,9 @@ from typing import Annotated, Any
 import tyro
 
 from daag_jax.commands.episodes import ENVS, Collect, collect
-from daag_jax.commands.names import nearest
 from daag_jax.commands.policies import Evaluate, evaluate, train
 from daag_jax.commands.videos import Edit, edit
+from daag_jax.names import check_name
 
 Positional = tyro.conf.Positional
 
@@ -106,7 +106,7 @@ def main(arguments: Annotated[Sequence[str] | None, "sys.argv[1:] by default"] =
         print(__doc__)
         return
     try:
-        COMMANDS[nearest("command", arguments[0], tuple(COMMANDS))](arguments[1:])
+        COMMANDS[check_name("command", arguments[0], COMMANDS)](arguments[1:])
     except (ValueError, OSError) as error:
         print(f"daag: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -5,7 +5,7 @@
         for iteration:
             E <- collect(policy); D_LL <- D_LL + E
             D_new <- D_new + relabelled(E) + edited(E)                        by arm, see ``hindsight.ARMS``
-            policy <- self-imitation on D_new
+            policy <- self-imitation on D_new, from where it was
 
 Three arms, one code: "reward" keeps episodes that the environment rewarded; "subgoals" keeps pieces in which CLIP saw a
 sub-goal of the task; "hindsight" also edits pieces that are a success at something else.
@@ -16,6 +16,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
 from daag_jax.agent.hindsight import ARMS, HindsightConfig
 from daag_jax.agent.memory import Memory, World
@@ -41,9 +43,10 @@ from daag_jax.data.buffer import (
     sample_steps,
 )
 from daag_jax.data.disk import read_episodes, write_episodes
-from daag_jax.envs.tasks.rgb_stacking import parse_task
-from daag_jax.evaluation.rollout import rollout
+from daag_jax.envs.tasks.rgb_stacking import Task, parse_task
+from daag_jax.evaluation.rollout import rollout, sharded_rollout
 from daag_jax.training.checkpoint import Checkpoints
+from daag_jax.training.devices import mesh_for_batch, replicate, split_batch
 from daag_jax.training.keys import key_at
 from daag_jax.types import Episode, Key
 
@@ -65,7 +68,9 @@ class DaagConfig:
     )
     train_steps: int = 300  # of self-imitation per iteration
     batch: int = 32
-    warm_start: bool = False  # keep training one policy; it generalises worse (Ash and Adams 2020)
+    # keep training one policy within a task: a new one per iteration would generalise better (Ash and Adams 2020), but
+    # needs several times the steps each time
+    warm_start: bool = True
     capacity: int = 8192  # steps in the task buffer
     edited_share: float = -1.0  # of the loss' weight; below 0 as they come
     success_threshold: float = 0.0  # a task ends early at this success; 0 never
@@ -131,25 +136,35 @@ def run_daag(
 
 
 class Programs:
-    """The compiled functions of a loop: collect and train."""
+    """The compiled functions of a loop: collect and train, over as many devices as divide episodes and batch.
+
+    Worlds are split over the devices, each with a key of its own, so other numbers of devices give other episodes.
+    """
 
     def __init__(self, world: World, config: DaagConfig):
         env = world.env
+        self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes, config.batch))
         self.algorithm = self_imitation(config.policy, env.spec)
         act = self.algorithm.act
 
-        def collect(policy: Trainable, key, task, scales) -> Episode:
-            colors = env.default_colors
-            return rollout(env, act, policy, key, config.episodes, task, colors, explore=scales)
+        def run(shared: tuple[Trainable, Task], key: Key, scales: Array) -> Episode:
+            policy, task = shared
+            num, colors = config.episodes // mesh.size, env.default_colors
+            return rollout(env, act, policy, key, num, task, colors, explore=scales)
 
         def train(policy: Trainable, steps: Steps, size, key):
             sample_key, update_key = jax.random.split(key)
             batch = sample_steps(steps, size, sample_key, config.batch, None, config.edited_share)
-            return self.algorithm.update(policy, batch, update_key)
+            return self.algorithm.update(policy, split_batch(batch, mesh), update_key)
 
-        self.init = jax.jit(self.algorithm.init)
-        self.collect = jax.jit(collect)
-        self.train = jax.jit(train, donate_argnums=0)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self.init = jax.jit(self.algorithm.init, out_shardings=everywhere)
+        self.train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
+        self._collect = sharded_rollout(run, mesh)
+
+    def collect(self, policy: Trainable, key: Key, task: Task, scales: Array) -> Episode:
+        """Episodes of the policy, each decision exploring by its scale [B, D]."""
+        return self._collect((policy, task), jax.random.split(key, self.mesh.size), scales)
 
 
 def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
@@ -265,7 +280,7 @@ class _Agent:
         if int(buffer.size):
             if not self.config.warm_start:
                 policy = self.programs.init(key_at(self.root, "policy", step))
-            steps = jax.device_put(buffer.steps)
+            steps = replicate(buffer.steps, self.programs.mesh)
             for n in range(self.config.train_steps):
                 key = key_at(self.root, "train", step * self.config.train_steps + n)
                 policy, metrics = self.programs.train(policy, steps, buffer.size, key)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from daag_jax.agent.augmenter import Augment, run_requests
+from daag_jax.agent.detectors import known_columns
 from daag_jax.agent.hindsight import (
     HindsightConfig,
     Plan,
@@ -28,7 +29,6 @@ from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
 from daag_jax.agent.reward import Detector, score_all
 from daag_jax.data.buffer import LifelongBuffer, Steps, episode_steps
 from daag_jax.editing.validity import Truths, judge_labels
-from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.envs.tasks.rgb_stacking import RgbStacking
 from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, relations_of
 from daag_jax.training.keys import key_at
@@ -77,10 +77,8 @@ class Memory:
     ):
         self.world, self.detector, self.arm, self.hindsight = world, detector, arm, hindsight
         self.root, self.captions = root, world.env.captions
-        mine = [PALETTE_NAMES[c] for c in np.asarray(world.env.default_colors)]
-        others = [color for color in PALETTE_NAMES if color not in mine]
         # sub-goals about colours that the world does not have are not looked for
-        self.columns = np.array([not any(c in g.split() for c in others) for g in self.captions])
+        self.columns = known_columns(world.env, novel=())
         self.lifelong = LifelongBuffer()
         self.scores: list[np.ndarray] = []  # of each block
         self.edits: dict[tuple, tuple] = {}  # by block, episode and swap

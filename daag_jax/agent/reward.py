@@ -246,7 +246,11 @@ def detector_metrics(
     truth: Bool[np.ndarray, "N M"],
     thresholds: Float[np.ndarray, "M"],
 ) -> dict[str, float]:
-    """Macro averages over the captions that have positives (specs section 6.2); NaN where none has."""
+    """Metrics of specs section 6.2.
+
+    Rankings (average precision, ROC, recall at a precision) are means over the captions that have positives, NaN where
+    none has; decisions and calibration are counted over all pairs of frame and caption.
+    """
     columns = np.flatnonzero(truth.any(axis=0))
     found = scores > thresholds[None]
     right = (found & truth).sum()

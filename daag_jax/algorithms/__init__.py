@@ -6,10 +6,10 @@ world for what acts in one, captions or embeddings for what is trained on frames
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any, NamedTuple
 
+from daag_jax.names import check_name
 from daag_jax.types import Algorithm
 
 
@@ -57,12 +57,7 @@ def make(name: str, config: Any = None, *inputs: Any, **named: Any) -> Algorithm
 
 def config_class(name: str) -> type:
     """The class of an algorithm's configuration; raises ValueError for an unknown name."""
-    if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"there is no algorithm {name!r}; the nearest is {near[0]!r}, all are {', '.join(ALGORITHMS)}."
-        )
-    return getattr(_module(name), ALGORITHMS[name].config)
+    return getattr(_module(name), ALGORITHMS[check_name("algorithm", name, ALGORITHMS)].config)
 
 
 def _module(name: str) -> Any:

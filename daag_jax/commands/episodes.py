@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from daag_jax.commands.names import nearest
+from daag_jax.names import check_name
 
 ENVS = ("rgb_stacking",)
 POLICIES = ("expert", "random")
@@ -37,8 +37,8 @@ def collect(options: Collect) -> None:
     from daag_jax.evaluation.demonstrate import demonstrate
     from daag_jax.evaluation.rollout import random_actions, rollout
 
-    nearest("world", options.env, ENVS)
-    nearest("policy", options.policy, POLICIES)
+    check_name("world", options.env, ENVS)
+    check_name("policy", options.policy, POLICIES)
     env = make_world(options.mode, options.task, options.resolution)
     if options.policy == "expert":
         run = lambda key: demonstrate(env, expert(env), key, options.episodes, noise=options.noise)

@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from daag_jax.commands.names import nearest
+from daag_jax.names import check_name
 
 MEANS = ("diffusion", "recolour")
 Positional = tyro.conf.Positional
@@ -51,7 +51,7 @@ def edit(options: Edit) -> None:
     from daag_jax.envs.palette import PALETTE_NAMES
     from daag_jax.evaluation import video
 
-    nearest("means", options.means, MEANS)
+    check_name("means", options.means, MEANS)
     pairs = [tuple(swap.split("=")) for swap in options.swaps]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"swaps {options.swaps} are not of the form red=green.")

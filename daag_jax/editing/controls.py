@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from daag_jax.types import Key
 
@@ -41,10 +41,14 @@ def normal_control(normals: Float[Array, "*B H W 3"]) -> Float[Array, "*B H W 3"
     return 0.5 * (normals + 1.0)
 
 
-def shifted(image: Float[Array, "H W"], down: int, right: int) -> Float[Array, "H W"]:
-    """The value ``down`` rows below and ``right`` columns to the right; the border is repeated."""
+def shifted(
+    image: Shaped[Array, "H W"], down: int, right: int, fill: int | None = None
+) -> Shaped[Array, "H W"]:
+    """The value one or no row ``down`` and column ``right`` of each pixel; beyond the border ``fill``, or its edge."""
     height, width = image.shape
-    padded = jnp.pad(image, 1, mode="edge")
+    padded = (
+        jnp.pad(image, 1, mode="edge") if fill is None else jnp.pad(image, 1, constant_values=fill)
+    )
     return padded[1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
 

@@ -12,7 +12,6 @@ A *swap* maps colours to colours.  Its mode settles the census problem of specs/
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -21,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from daag_jax.editing.colors import mode_of, name_pixels
 from daag_jax.envs.palette import PALETTE_NAMES
+from daag_jax.names import nearest
 
 SWAP_MODES = ("replace", "exchange", "permute")
 
@@ -61,7 +61,7 @@ def swap_mapping(
     pairs = list(swaps.items()) if isinstance(swaps, Mapping) else [tuple(pair) for pair in swaps]
     for color in (c for pair in pairs for c in pair):
         if color not in PALETTE_NAMES:
-            near = difflib.get_close_matches(color, PALETTE_NAMES, n=1, cutoff=0.0)[0]
+            near = nearest(color, PALETTE_NAMES)
             raise ValueError(
                 f"color {color!r} is not in the palette; the nearest name is {near!r}."
             )

@@ -13,16 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from daag_jax.editing.controls import shifted
 from daag_jax.editing.masks import dilate
 
 NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
-
-
-def neighbour(image: Int[Array, "H W"], down: int, right: int, fill: int) -> Int[Array, "H W"]:
-    """The value of the pixel that lies (down, right) of each pixel; ``fill`` beyond the border."""
-    height, width = image.shape
-    padded = jnp.pad(image, 1, constant_values=fill)
-    return padded[1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
 
 def pieces(classes: Int[Array, "H W"]) -> Int[Array, "H W"]:
@@ -30,13 +24,13 @@ def pieces(classes: Int[Array, "H W"]) -> Int[Array, "H W"]:
     height, width = classes.shape
     own = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width)
     start = jnp.where(classes >= 0, own, -1)
-    is_joined = [neighbour(classes, d, r, -2) == classes for d, r in NEIGHBOURS]
+    is_joined = [shifted(classes, d, r, -2) == classes for d, r in NEIGHBOURS]
 
     def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
         ids, _ = state
         best = ids
         for joined, (d, r) in zip(is_joined, NEIGHBOURS, strict=True):
-            best = jnp.maximum(best, jnp.where(joined, neighbour(ids, d, r, -1), -1))
+            best = jnp.maximum(best, jnp.where(joined, shifted(ids, d, r, -1), -1))
         best = jnp.where(classes >= 0, best.reshape(-1)[jnp.maximum(best, 0)], -1)
         return best, jnp.any(best != ids)
 

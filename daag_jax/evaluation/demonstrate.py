@@ -68,11 +68,11 @@ def demonstrate(
         heard = context.observations[:, -1:, observation_dim:]
         if noise > 0.0 or epsilon > 0.0:
             noise_key, random_key, choice_key = jax.random.split(key, 3)
-            heard = jnp.clip(heard + noise * jax.random.normal(noise_key, heard.shape), -1.0, 1.0)
+            heard = heard + noise * jax.random.normal(noise_key, heard.shape)
             uniform = jax.random.uniform(random_key, heard.shape, minval=-1.0)
             is_random = jax.random.uniform(choice_key, (heard.shape[0], 1, 1)) < epsilon
             heard = jnp.where(is_random, uniform, heard)
-        return heard
+        return jnp.clip(heard, -1.0, 1.0)
 
     episodes = rollout(world, act, (), key, num, task, colors)
     return episodes._replace(observations=episodes.observations[..., :observation_dim])

@@ -2,7 +2,7 @@
 
 A :class:`Page` is built from sections of text, figures, tables and videos; :func:`write` renders it.  Videos are
 embedded, figures are inline SVG, so the file can be mailed.  :func:`report_of_run` makes the page of a run folder from
-the files that lie in it: ``metrics.jsonl``, ``results.json`` and ``videos/*.mp4``.
+the files that lie in it: ``metrics.jsonl``, ``results.json`` and ``*.mp4`` (also in folders below).
 """
 
 from __future__ import annotations

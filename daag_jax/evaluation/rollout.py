@@ -125,16 +125,20 @@ def record(env: PixelEnv, state: State) -> dict[str, Array]:
     return {"qpos": state.pipeline_state.qpos, "labels": jax.vmap(env.labels)(state)}
 
 
-def sharded_rollout(run: Callable[[Any, Key], Episode], mesh: Mesh, axis: str = "data"):
-    """``(policy, keys [devices]) -> Episode``: every device runs ``run(policy, key)`` for its own worlds."""
+def sharded_rollout(run: Callable[[Any, Key, Any], Episode], mesh: Mesh) -> Callable[..., Episode]:
+    """``(shared, keys [devices], split) -> Episode``: every device runs ``run(shared, key, split)`` for its own worlds.
 
-    def local(policy: Any, keys: Array) -> Episode:
-        return run(policy, keys[0])
+    ``split`` is cut along its leading axis.  Under one global ``jit`` a vmapped solver loop would wait for all devices
+    at every iteration; here each device goes its own pace.
+    """
 
-    split = PartitionSpec(axis)
+    def local(shared: Any, keys: Array, split: Any) -> Episode:
+        return run(shared, keys[0], split)
+
+    cut = PartitionSpec(mesh.axis_names)
     return jax.jit(
         jax.shard_map(
-            local, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
+            local, mesh=mesh, in_specs=(PartitionSpec(), cut, cut), out_specs=cut, check_vma=False
         )
     )
 

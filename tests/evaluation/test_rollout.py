@@ -87,11 +87,12 @@ def test_each_world_and_decision_can_explore_by_its_own_scale(key):
 
 
 def test_worlds_split_over_devices_are_the_worlds_of_their_keys(key):
-    run = lambda policy, key: rollout(Counter(), ones, policy, key, 3)
+    run = lambda policy, key, scales: rollout(Counter(), ones, policy, key, 3, explore=scales)
     keys = jax.random.split(key, 4)
-    sharded = sharded_rollout(run, make_mesh(4, 1))(jnp.float32(1), keys)
+    scales = jnp.ones((12, 7))
+    sharded = sharded_rollout(run, make_mesh(4, 1))(jnp.float32(1), keys, scales)
     assert sharded.length.shape == (12,)
-    alone = run(jnp.float32(1), jax.random.clone(keys)[2])
+    alone = run(jnp.float32(1), jax.random.clone(keys)[2], scales[:3])
     np.testing.assert_array_equal(sharded.observations[6:9], alone.observations)
 
 

@@ -16,7 +16,6 @@ how far to descend, as the predecessor's inverse kinematics did.  The agent sees
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,6 +37,7 @@ from daag_jax.envs.tasks.rgb_stacking_scenes import (
     lying_places,
     relations_of,
 )
+from daag_jax.names import nearest
 from daag_jax.types import Key, Spec
 
 MODES = ("primitive", "cartesian")
@@ -101,7 +101,7 @@ def parse_task(sentence: str, colors: tuple[str, ...] = ("red", "green", "blue")
     indices = []
     for name in named:
         if name.lower() not in colors:
-            near = difflib.get_close_matches(name.lower(), colors, n=1, cutoff=0.0)[0]
+            near = nearest(name.lower(), colors)
             raise ValueError(f"task {sentence!r} names {name!r}; the cubes are {colors}: {near!r}?")
         indices.append(colors.index(name.lower()))
     objects = indices + [-1] * (3 - len(indices))

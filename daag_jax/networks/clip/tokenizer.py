@@ -8,7 +8,6 @@ unknown token would silently answer for another colour.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+
+from daag_jax.names import nearest
 
 PAD, EOS, BOS = 0, 1, 2
 SPECIAL = ("<pad>", "<eos>", "<bos>")
@@ -167,10 +168,9 @@ def check_texts(texts: Sequence[str]) -> None:
 
 def unknown(word: str, text: str, words: Sequence[str]) -> str:
     """The message for a word outside the vocabulary."""
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.0)
     return (
         f"the word {word!r} of {text!r} is not in the vocabulary of the compact text encoder; "
-        f"the nearest word is {near[0]!r}. Say it in its {len(words)} words, or use a byte-pair tokenizer."
+        f"the nearest word is {nearest(word, words)!r}. Say it in its {len(words)} words, or use a byte-pair tokenizer."
     )
 
 
