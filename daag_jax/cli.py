@@ -107,6 +107,6 @@ def main(arguments: Annotated[Sequence[str] | None, "sys.argv[1:] by default"] =
         return
     try:
         COMMANDS[check_name("command", arguments[0], COMMANDS)](arguments[1:])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"daag: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -1,4 +1,4 @@
-"""Guards that hold in every test: two virtual devices, strict ranks, no key used twice, a shared compilation cache."""
+"""Guards that hold in every test: four virtual devices, strict ranks, no key used twice, a shared compilation cache."""
 
 import os
 

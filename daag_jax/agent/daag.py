@@ -142,6 +142,10 @@ class Programs:
     """
 
     def __init__(self, world: World, config: DaagConfig):
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
+            )
         env = world.env
         self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes, config.batch))
         self.algorithm = self_imitation(config.policy, env.spec)
@@ -189,7 +193,9 @@ class _Agent:
         self.identity = {
             "configuration": repr(config),
             "world": world.identity,
+            "editor": world.editor_identity if config.arm == "hindsight" else "",
             "detector": None if detector is None else fingerprint(detector),
+            "number of devices": programs.mesh.size,
         }
         self.directory = None if directory is None else Path(directory)
         self.checkpoints = None
@@ -241,7 +247,7 @@ class _Agent:
         rows = restored.metadata["rows"]
         for index in range(len(rows)):
             self.memory.add(*read_episodes(self._file(index)))
-        return jax.tree.map(np.asarray, restored.state), restored.step, rows
+        return restored.state, restored.step, rows
 
     def _file(self, index: int) -> Path:
         return self.directory / "episodes" / f"{index:06d}.safetensors"

@@ -19,7 +19,7 @@ import tyro
 
 from daag_jax.agent.daag import DaagConfig, Programs, run_daag
 from daag_jax.agent.demo_report import ARM_NAMES, DETECTORS, print_table, report_page, summarise
-from daag_jax.agent.setup import SetupConfig, build
+from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import html
 
 
@@ -32,6 +32,13 @@ class DemoConfig:
     episodes: int = 192  # per iteration
     train_steps: int = 200  # per iteration
     setup: Annotated[SetupConfig, tyro.conf.arg(name="")] = SetupConfig()  # seed, detector, ...
+
+    def __post_init__(self):
+        missing = {name for name in DETECTORS.values() if name} - set(self.setup.detectors)
+        if missing:
+            raise ValueError(
+                f"detectors={self.setup.detectors} lack {sorted(missing)}; the arms need both."
+            )
 
 
 class Progress:
@@ -52,7 +59,7 @@ def run(config: DemoConfig = DemoConfig()) -> dict:
     directory.mkdir(parents=True, exist_ok=True)
     progress.say("loading the shipped models")
     tasks = config.setup.tasks
-    setup = build(config.setup, progress.say)
+    setup = prepare(config.setup, directory, progress.say)
     base = DaagConfig(
         tasks=tasks,
         iterations=config.iterations,

@@ -40,15 +40,12 @@ class HindsightConfig:
     )
     swap_mode: str = "permute"
     max_edits: int = 4  # of one episode
-    consecutive: int = 1  # frames on end in which a sub-goal must be seen
 
     def __post_init__(self):
         if self.swap_mode not in SWAP_MODES:
             raise ValueError(f"swap_mode {self.swap_mode!r} is unknown; use one of {SWAP_MODES}.")
-        if self.max_edits < 0 or self.consecutive < 1:
-            raise ValueError(
-                f"max_edits={self.max_edits}, consecutive={self.consecutive}: at least 0 and 1 are needed."
-            )
+        if self.max_edits < 0:
+            raise ValueError(f"max_edits={self.max_edits} is negative; 0 edits nothing.")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount={self.discount} is not in [0, 1]; 1 weighs all alike.")
 
@@ -84,36 +81,14 @@ def first_times(
     thresholds: Float[np.ndarray, "M"],
     length: Int[np.ndarray, "B"],
     columns: Bool[np.ndarray, "M"],
-    consecutive: int = 1,
 ) -> Int[np.ndarray, "B M"]:
-    """t_g of every episode and caption, -1 where it is never seen.  Frame 0 shows what no action has done.
-
-    Args:
-        consecutive: frames in which it must be seen on end; t_g is the first of them (our choice).
-    """
+    """t_g of every episode and caption, -1 where it is never seen.  Frame 0 shows what no action has done."""
     seen = (scores > thresholds[None, None]) & columns[None, None]
-    is_frame = np.arange(scores.shape[1])[None, :, None] <= length[:, None, None]
-    seen = sustained(seen & is_frame, consecutive)
     steps = np.arange(scores.shape[1])[None, :, None]
     seen = seen & (steps > 0) & (steps <= length[:, None, None])
     # what is true from the start is no achievement
     seen = seen & ~(scores[:, :1] > thresholds[None, None])
     return np.where(seen.any(axis=1), seen.argmax(axis=1), -1)
-
-
-def sustained(seen: Bool[np.ndarray, "B T M"], consecutive: int) -> Bool[np.ndarray, "B T M"]:
-    """Frames that begin a run of at least so many sightings: a flicker of the detector is no success.
-
-    Raises:
-        ValueError: ``consecutive`` is not positive.
-    """
-    if consecutive < 1:
-        raise ValueError(f"consecutive={consecutive} is not positive; 1 takes every sighting.")
-    lasting, later = seen, seen
-    for _ in range(consecutive - 1):
-        later = np.concatenate([later[:, 1:], np.zeros_like(later[:, :1])], axis=1)
-        lasting = lasting & later
-    return lasting
 
 
 def plan(

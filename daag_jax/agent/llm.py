@@ -188,7 +188,7 @@ class ReplayOrchestrator:
 
     Raises:
         FileNotFoundError, ValueError: there is no transcript, or a line of it is broken (the line is named).
-        KeyError: a question that the transcript does not hold.
+        ValueError: a question that the transcript does not hold.
     """
 
     def __init__(self, path: str | Path):
@@ -210,7 +210,7 @@ class ReplayOrchestrator:
     def _find(self, question: str, schema: type[Reply]) -> Reply | None:
         if question not in self.rows:
             said = question.splitlines()[-3:-1]
-            raise KeyError(f"{self.path} holds no answer to {said}; record the run again.")
+            raise ValueError(f"{self.path} holds no answer to {said}; record the run again.")
         row = self.rows[question]
         if question not in self._asked:
             self._asked.add(question)

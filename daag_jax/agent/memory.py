@@ -43,7 +43,10 @@ class World(NamedTuple):
     look: Callable[[Any, Any], Any] | None
     augment: Augment | None
     orchestrator: Orchestrator = RuleOrchestrator()
-    identity: str = ""  # of what the functions were made from; a run continues only with the same
+    identity: str = (
+        ""  # of what env and orchestrator were made from; a run continues only with the same
+    )
+    editor_identity: str = ""  # of what augment was made from
 
 
 class Lesson(NamedTuple):
@@ -103,13 +106,7 @@ class Memory:
             decided = reward_pieces(block.extras["success"], block.length, task)
         else:
             thresholds = np.asarray(self.detector.thresholds)
-            times = first_times(
-                self.scores[index],
-                thresholds,
-                block.length,
-                self.columns,
-                self.hindsight.consecutive,
-            )
+            times = first_times(self.scores[index], thresholds, block.length, self.columns)
             may_edit = self.arm == "hindsight"
             orchestrator = self.world.orchestrator
             decided = plan(times, self.captions, task, orchestrator, self.hindsight, may_edit)

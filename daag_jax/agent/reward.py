@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from daag_jax.agent.hindsight import sustained
 from daag_jax.agent.orchestrator import read_caption
 from daag_jax.algorithms.contrastive import ContrastiveConfig, contrastive
 from daag_jax.algorithms.parts.trainable import averaged
@@ -289,18 +288,6 @@ def calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int = 10) -> 
         if (index == b).any()
     ]
     return float(np.sum(gaps))
-
-
-def false_success_rate(
-    scores: Float[np.ndarray, "N T M"],
-    truth: Bool[np.ndarray, "N T M"],
-    thresholds: Float[np.ndarray, "M"],
-    consecutive: int = 1,
-) -> float:
-    """Share of (episode, caption) pairs that are never true and yet are seen, in so many frames on end."""
-    never = ~truth.any(axis=1)
-    seen = sustained(scores > thresholds[None, None], consecutive).any(axis=1)
-    return float(seen[never].mean()) if never.any() else float("nan")
 
 
 def goal_baseline(

@@ -6,25 +6,38 @@ The detectors know the novel task's captions by name only: no real frame is labe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from daag_jax.agent import detectors
-from daag_jax.agent.augmenter import make_augmenter, make_looker
+from daag_jax.agent.augmenter import MEANS, make_augmenter, make_looker
 from daag_jax.agent.daag import DaagConfig
 from daag_jax.agent.llm import EndpointConfig, LanguageModelOrchestrator, ReplayOrchestrator
 from daag_jax.agent.memory import World
 from daag_jax.agent.orchestrator import NoisyOrchestrator, Orchestrator, RuleOrchestrator
-from daag_jax.agent.reward import Detector, DetectorConfig, make_scorer
+from daag_jax.agent.reward import Detector, DetectorConfig, make_detector, make_scorer
 from daag_jax.assets import asset
 from daag_jax.editing.compact import COMPACT_EDIT, load_compact_editor
 from daag_jax.editing.editor import EditorConfig
-from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig, task_sentences
+from daag_jax.envs.tasks.rgb_stacking import (
+    RgbStacking,
+    RgbStackingConfig,
+    parse_task,
+    task_sentences,
+)
+from daag_jax.names import check_name
 from daag_jax.networks.clip import weights as clip_weights
+from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.keys import key_at
+
+ORCHESTRATORS = ("rules", "noisy", "endpoint", "replay")
+PICTURES = ("before", "edited", "oracle")
+DETECTORS = ("no edits", "edits", "oracle")  # what they are finetuned on beside real frames
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class OrchestratorConfig:
     endpoint: EndpointConfig = EndpointConfig()
 
     def __post_init__(self):
+        check_name("orchestrator", self.kind, ORCHESTRATORS)
         if self.kind == "endpoint" and not self.endpoint.model:
             raise ValueError("endpoint.model is empty; name the model that the endpoint serves.")
         if self.kind == "replay" and not self.endpoint.transcript:
@@ -57,11 +71,21 @@ class SetupConfig:
     edited: int = 384  # of the labelled ones that are also edited
     tested: int = 512  # real frames on which detectors are compared
     detector: DetectorConfig = DetectorConfig()
-    detectors: tuple[str, ...] = ("no edits", "edits")  # or "oracle" too: trained on re-renders
+    detectors: tuple[str, ...] = ("no edits", "edits")  # "oracle": on re-renders
     means: Literal["diffusion", "recolour", "oracle"] = "diffusion"  # of the agent's own edits
     editor: EditorConfig = COMPACT_EDIT
     orchestrator: OrchestratorConfig = OrchestratorConfig()
     seed: int = 0
+
+    def __post_init__(self):
+        for name in self.detectors:
+            check_name("detector", name, DETECTORS)
+        check_name("means", self.means, MEANS)
+        for field in ("labelled", "validated", "edited", "tested"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} is not positive; try 256.")
+        for task in self.tasks:
+            parse_task(task, RgbStackingConfig.colors)
 
 
 class Setup(NamedTuple):
@@ -84,6 +108,17 @@ def make_orchestrator(config: OrchestratorConfig, seed: int = 0) -> Orchestrator
     return RuleOrchestrator()
 
 
+def identity_of(config: OrchestratorConfig, seed: int) -> tuple:
+    """What an orchestrator's answers depend on."""
+    endpoint = config.endpoint
+    return {
+        "rules": ("rules",),
+        "noisy": ("noisy", config.p_err, seed),
+        "endpoint": ("endpoint", endpoint.model, endpoint.temperature),
+        "replay": ("replay", endpoint.transcript),
+    }[config.kind]
+
+
 def make_world(config: SetupConfig) -> World:
     """The stacking world with the shipped editor and a detector's scorer."""
     env = RgbStacking(RgbStackingConfig(cameras=config.cameras, task=config.tasks[0]))
@@ -94,7 +129,8 @@ def make_world(config: SetupConfig) -> World:
         make_looker(env),
         make_augmenter(config.means, env, editor, config.editor),
         make_orchestrator(config.orchestrator, config.seed),
-        repr((config.cameras, config.means, config.editor, config.orchestrator)),
+        repr((config.cameras, identity_of(config.orchestrator, config.seed))),
+        repr((config.means, config.editor)),
     )
 
 
@@ -160,3 +196,35 @@ def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
         "oracle": exact.images[:, 0],
     }
     return Setup(world, found, precisions, pictures)
+
+
+def prepare(
+    config: SetupConfig, directory: str | Path, say: Callable[[str], None] = print
+) -> Setup:
+    """What :func:`build` made in ``directory`` before, or makes now.
+
+    Raises:
+        ValueError: the directory holds a setup of another configuration.
+    """
+    store = Checkpoints(Path(directory) / "setup", keep=1)
+    # neither the agent's own edits nor its orchestrator have a part in the detectors
+    same = replace(config, means="diffusion", orchestrator=OrchestratorConfig())
+    if not store.steps():
+        setup = build(config, say)
+        stored = {"detectors": setup.detectors, "pictures": setup.pictures}
+        store.save(0, stored, {"setup": repr(same), "precisions": setup.precisions})
+        store.wait()
+        return setup
+    found = store.restore()
+    if found.metadata["setup"] != repr(same):
+        raise ValueError(
+            f"{store.directory} is of another configuration; remove {directory}, or name another directory."
+        )
+    say(f"detectors: those of {store.directory}")
+    world = make_world(config)
+    clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)
+    blank = make_detector(clip_params, world.env.captions, config.detector)
+    pictures = {name: found.state[f"pictures/{name}"] for name in PICTURES}
+    like = {"detectors": dict.fromkeys(config.detectors, blank), "pictures": pictures}
+    trained = jax.tree.map(jnp.asarray, store.restore(like).state["detectors"])
+    return Setup(world, trained, found.metadata["precisions"], pictures)

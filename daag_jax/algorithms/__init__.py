@@ -57,7 +57,8 @@ def make(name: str, config: Any = None, *inputs: Any, **named: Any) -> Algorithm
 
 def config_class(name: str) -> type:
     """The class of an algorithm's configuration; raises ValueError for an unknown name."""
-    return getattr(_module(name), ALGORITHMS[check_name("algorithm", name, ALGORITHMS)].config)
+    check_name("algorithm", name, ALGORITHMS)
+    return getattr(_module(name), ALGORITHMS[name].config)
 
 
 def _module(name: str) -> Any:

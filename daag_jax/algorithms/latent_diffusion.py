@@ -31,7 +31,7 @@ from daag_jax.algorithms.parts.trainable import (
     create,
     make_optimizer,
 )
-from daag_jax.diffusion.losses import diffusion_loss
+from daag_jax.diffusion.losses import diffusion_loss, draw_times
 from daag_jax.diffusion.process import GaussianProcess
 from daag_jax.diffusion.schedules import scaled_linear, step_of
 from daag_jax.networks.stable_diffusion.config import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import typing
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def _train(name: str, options: Any) -> None:
         "config": dataclasses.asdict(options.config),
         "spec": spec._asdict(),
         "data": {
-            "episodes": str(options.episodes),
+            "sha256": hashlib.sha256(options.episodes.read_bytes()).hexdigest(),
             "only_successes": options.only_successes,
             "batch": batch,
             "discount": options.discount,
@@ -98,28 +99,29 @@ def _train(name: str, options: Any) -> None:
         },
     }
     folder = Path(options.fit.directory)
-    _write_card(folder / "policy.json", card)
+    if options.fit.resume and list(folder.glob("checkpoints/step_*")):
+        _check_card(folder / "policy.json", card)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "policy.json").write_text(json.dumps(card, indent=1))
     result = fit(algorithm, Sampler(data, draw), options.fit, name=name)
     losses = "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
     print(f"{folder}: {result.step} steps, {losses}")
 
 
-def _write_card(path: Path, card: dict[str, Any]) -> None:
-    """Says what a folder's policy is.
+def _check_card(path: Path, card: dict[str, Any]) -> None:
+    """A run continues only as it began.
 
     Raises:
-        ValueError: it says otherwise already; a run continues only as it began.
+        ValueError: its folder holds a policy of another algorithm, configuration, data or world.
     """
-    text = json.dumps(card, indent=1)
-    if path.is_file() and path.read_text() != text:
-        before = json.loads(path.read_text())
-        differing = [name for name in card if json.loads(text)[name] != before.get(name)]
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    now = json.loads(json.dumps(card))
+    differing = [name for name in now if now[name] != before.get(name)]
+    if differing:
         raise ValueError(
-            f"{path.parent} holds a policy of another {' and '.join(differing) or 'make'}; remove it, or name another "
-            "folder with --fit.directory."
+            f"{path.parent} holds a policy of another {' and '.join(differing)}; remove it, name another folder with "
+            "--fit.directory, or start anew with --fit.no-resume."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 def config_of(kind: type, values: dict[str, Any]) -> Any:

@@ -140,7 +140,9 @@ def fit(
     data = devices.replicate(sampler.data, mesh)
     speaks = jax.process_index() == 0  # one process of many writes and says
     directory, progress = (config.directory, config.progress) if speaks else (None, False)
-    report = Report(directory, config.steps, start, config.tensorboard, progress, name)
+    report = Report(
+        directory, config.steps, start, config.tensorboard, progress, name, quiet=not speaks
+    )
     if start >= config.steps:
         report.warn("finished", f"{config.directory} holds {start} steps; nothing is left to train")
     with report, noted_signals() as received:

@@ -41,10 +41,11 @@ def duration(seconds: float) -> str:
 
 
 class Report:
-    """The reporter of one run; ``directory=None`` writes no files, ``progress=False`` says nothing.
+    """The reporter of one run; ``directory=None`` writes no files, ``progress=False`` shows none.
 
     Args:
         start: step to continue from; later lines of an existing ``metrics.jsonl`` are dropped.
+        quiet: no warnings either (they are still counted).
         quiet_period: seconds between progress lines where the output is not a terminal.
     """
 
@@ -57,6 +58,7 @@ class Report:
         progress: bool = True,
         name: str = "train",
         quiet_period: float = 10.0,
+        quiet: bool = False,
     ) -> None:
         self.total, self.start, self.name = total, start, name
         self.warnings: collections.Counter[str] = collections.Counter()
@@ -76,7 +78,7 @@ class Report:
                 self._board = SummaryWriter(
                     str(self._path.parent / "tensorboard"), purge_step=start
                 )
-        self._console = rich.console.Console(stderr=True)
+        self._console = rich.console.Console(stderr=True, quiet=quiet)
         self._live = None
         if progress and self._console.is_terminal:
             self._live = rich.live.Live("", console=self._console, refresh_per_second=4)
@@ -161,11 +163,13 @@ class Report:
         if not self._path.exists():
             return
         kept = [row for row in read_metrics(self._path) if row.get("step", 0) <= self.start]
-        if kept:  # what a run that is already finished has to say
-            numbers = {
-                k: v for k, v in kept[-1].items() if not k.startswith(("step", "time", "warnings"))
+        trained = [row for row in kept if "steps_per_second" in row]  # others are evaluations
+        if trained:  # what a run that is already finished has to say
+            self.last = {
+                name: math.nan if value is None else value
+                for name, value in trained[-1].items()
+                if name not in ("step", "time") and not name.startswith("warnings/")
             }
-            self.last = {k: math.nan if v is None else v for k, v in numbers.items()}
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(self._path)

@@ -7,7 +7,7 @@
 episodes at which the success rate without exploration first reaches 50 %; a run that never does counts as the budget.
 Every run has its own folder and continues there, so seeds may be shared out among processes (``--seeds 0 1``) once a
 call without seeds (``--seeds``) has made the detector; a last call with all seeds reports.  ``--setup.means oracle``
-edits by re-rendering: the upper bound.
+in another ``--directory`` gives the upper bound: edits by re-rendering.
 
 Expect: hindsight needs fewer episodes than sub-goals alone, and the paired interval excludes zero.
 """
@@ -19,21 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from daag_jax.agent.daag import DaagConfig, Programs, run_daag
 from daag_jax.agent.demo_report import ARM_NAMES
-from daag_jax.agent.memory import World
-from daag_jax.agent.reward import Detector, DetectorConfig, make_detector
-from daag_jax.agent.setup import SetupConfig, build, make_world
-from daag_jax.assets import asset
+from daag_jax.agent.reward import DetectorConfig
+from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import episodes_to, paired_difference
-from daag_jax.networks.clip import weights as clip_weights
-from daag_jax.training.checkpoint import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -56,26 +50,6 @@ class Config:
     directory: str = "runs/experiments/daag/exploration"
 
 
-def prepare(config: Config) -> tuple[World, Detector]:
-    """The world and the one detector that all arms have: the difference is hindsight alone.
-
-    Raises:
-        ValueError: the folder has a detector of another setup.
-    """
-    setup, identity = config.setup, {"setup": repr(replace(config.setup, means="diffusion"))}
-    store = Checkpoints(Path(config.directory) / "detector", keep=1)
-    if not store.steps():
-        store.save(0, build(setup).detectors["edits"], identity)
-        store.wait()
-    world = make_world(setup)
-    clip_params = clip_weights.load(asset("clip.safetensors"), setup.detector.clip)
-    blank = make_detector(clip_params, world.env.captions, setup.detector)
-    restored = store.restore(blank)
-    if restored.metadata != identity:
-        raise ValueError(f"{store.directory} is of another setup; name another directory.")
-    return world, jax.tree.map(jnp.asarray, restored.state)
-
-
 def main(config: Config) -> None:
     if config.preset == "smoke":
         small = DetectorConfig(steps=100)
@@ -84,7 +58,9 @@ def main(config: Config) -> None:
         config = replace(
             config, seeds=(0,), iterations=2, episodes=128, setup=setup, directory=folder
         )
-    world, detector = prepare(config)
+    setup = prepare(config.setup, config.directory)
+    # one detector for all arms: the difference is hindsight alone
+    world, detector = setup.world, setup.detectors["edits"]
     base = DaagConfig(
         tasks=config.setup.tasks[:1],
         iterations=config.iterations,

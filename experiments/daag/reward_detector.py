@@ -29,7 +29,7 @@ class Config:
 
     preset: Literal["full", "smoke"] = "full"
     seeds: int = 5
-    setup: DemoConfig = SetupConfig(detectors=("no edits", "edits", "oracle"))
+    setup: SetupConfig = SetupConfig(detectors=("no edits", "edits", "oracle"))
     directory: str = "runs/experiments/daag/reward_detector"
 
 

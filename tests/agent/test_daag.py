@@ -135,7 +135,7 @@ def test_what_is_missing_is_named(parts):
     [
         (HindsightConfig, {"swap_mode": "shuffle"}),
         (HindsightConfig, {"discount": 1.5}),
-        (HindsightConfig, {"consecutive": 0}),
+        (HindsightConfig, {"max_edits": -1}),
         (DetectorConfig, {"precision": 0.0}),
         (DetectorConfig, {"prevalence": 1.0}),
     ],

@@ -12,14 +12,19 @@ from daag_jax.agent.demo_report import print_table, report_page, summarise
 from daag_jax.agent.llm import EndpointConfig
 from daag_jax.agent.memory import World
 from daag_jax.agent.orchestrator import NoisyOrchestrator, RuleOrchestrator
+from daag_jax.agent.reward import fingerprint, make_detector
 from daag_jax.agent.setup import (
     OrchestratorConfig,
     Setup,
     SetupConfig,
     make_orchestrator,
+    make_world,
     novel_captions,
+    prepare,
 )
+from daag_jax.assets import asset
 from daag_jax.evaluation import html
+from daag_jax.networks.clip import weights as clip_weights
 
 TASKS = SetupConfig.tasks
 
@@ -99,7 +104,7 @@ def test_what_an_orchestrator_lacks_is_named(kind, field):
 
 def test_a_missing_transcript_is_named(tmp_path):
     config = OrchestratorConfig("replay", endpoint=EndpointConfig(transcript=str(tmp_path / "no")))
-    with pytest.raises(FileNotFoundError, match="no"):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "no")):
         make_orchestrator(config)
 
 
@@ -107,6 +112,43 @@ def test_a_last_task_without_a_new_subgoal_is_refused():
     assert novel_captions(TASKS)[-1] == "The green object is on top of the red object"
     with pytest.raises(ValueError, match="no sub-goal of its own"):
         novel_captions((TASKS[0], TASKS[0]))
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"detectors": ("edit",)}, "'edits'"),
+        ({"means": "paint"}, "means 'paint'"),
+        ({"edited": 0}, "edited=0"),
+        ({"tasks": ("Grasp the pink object",)}, "'pink'"),
+    ],
+)
+def test_a_mistake_in_a_setup_is_named_before_anything_is_built(values, said):
+    with pytest.raises(ValueError, match=said):
+        SetupConfig(**values)
+
+
+def test_the_arms_of_the_demo_need_both_detectors():
+    with pytest.raises(ValueError, match="no edits"):
+        DemoConfig(setup=SetupConfig(detectors=("edits",)))
+
+
+def test_a_setup_is_built_once(setup, tmp_path, monkeypatch):
+    config = SetupConfig(detectors=("edits",))
+    world = make_world(replace(config, means="recolour"))
+    clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)
+    detector = make_detector(clip_params, world.env.captions, config.detector)
+    built = setup._replace(world=world, detectors={"edits": detector})
+    monkeypatch.setattr("daag_jax.agent.setup.build", lambda config, say: built)
+    monkeypatch.setattr("daag_jax.agent.setup.make_world", lambda config: world)
+    prepare(config, tmp_path)
+    monkeypatch.setattr("daag_jax.agent.setup.build", None)
+    again = prepare(replace(config, means="oracle"), tmp_path)
+    assert fingerprint(again.detectors["edits"]) == fingerprint(detector)
+    assert again.precisions == built.precisions
+    np.testing.assert_array_equal(again.pictures["edited"], built.pictures["edited"])
+    with pytest.raises(ValueError, match="another configuration"):
+        prepare(replace(config, labelled=7), tmp_path)
 
 
 def test_options_of_the_demo_reach_the_setup():

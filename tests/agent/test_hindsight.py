@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from daag_jax.agent.hindsight import HindsightConfig, first_times, plan, sustained
+from daag_jax.agent.hindsight import HindsightConfig, first_times, plan
 from daag_jax.agent.orchestrator import RuleOrchestrator, grasping, on_top
 
 CAPTIONS = (
@@ -35,27 +35,6 @@ def test_the_first_sight_counts_and_nothing_before_an_action_or_after_the_end():
     scores[0, 1, 3] = 0.9  # a column that is not looked for
     found = first_times(scores, np.full(4, 0.5), np.array([3]), np.array([True, True, True, False]))
     np.testing.assert_array_equal(found, [[2, -1, -1, -1]])
-
-
-def test_a_flicker_is_no_success():
-    scores = np.zeros((1, 8, 1))
-    scores[0, [2, 4, 5, 7], 0] = 0.9
-    find = lambda k, length=7: first_times(
-        scores, np.array([0.5]), np.array([length]), np.array([True]), k
-    )
-    assert [int(find(k)[0, 0]) for k in (1, 2, 3)] == [2, 4, -1]
-    assert find(2, length=4)[0, 0] == -1  # the second sighting comes after the end
-    with pytest.raises(ValueError, match="consecutive=0"):
-        find(0)
-
-
-def test_runs_of_sightings_equal_the_naive_loop():
-    seen = np.random.default_rng(0).random((3, 9, 2)) < 0.6
-    for k in (1, 2, 3, 10):
-        naive = np.zeros_like(seen)
-        for t in range(9 - k + 1):
-            naive[:, t] = seen[:, t : t + k].all(axis=1)
-        np.testing.assert_array_equal(sustained(seen, k), naive)
 
 
 def test_a_matching_sub_goal_is_kept_and_not_edited():

@@ -154,7 +154,7 @@ def test_a_transcript_repeats_the_run_and_holds_no_key(model):
     assert replay.decompose("Stack the red object on top of the blue object") == goals
     assert SECRET not in Path(path).read_text() and '"no"' in Path(path).read_text()
     assert replay.counts == orchestrator.counts == {"not JSON": 1, "answered": 2}
-    with pytest.raises(KeyError, match="record the run again"):
+    with pytest.raises(ValueError, match="record the run again"):
         replay.can_swap(grasping("pink"), grasping("red"))
 
 

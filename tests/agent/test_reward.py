@@ -18,7 +18,6 @@ from daag_jax.agent.reward import (
     calibrate,
     calibration_error,
     detector_metrics,
-    false_success_rate,
     finetune,
     goal_baseline,
     hard_negative_accuracy,
@@ -139,14 +138,6 @@ def test_perfect_scores_have_perfect_metrics():
     assert found["roc_auc"] == found["f1"] == 1.0 and found["false_positive_rate"] == 0.0
     assert np.isnan(detector_metrics(truth * 0.0, truth & False, np.ones(3))["average_precision"])
     assert found["brier"] == 0.0 and calibration_error(truth.ravel() * 1.0, truth.ravel()) == 0.0
-
-
-def test_false_successes_count_episodes_not_frames():
-    truth = np.zeros((4, 10, 1), bool)
-    scores = np.zeros((4, 10, 1))
-    scores[0, 3] = 0.9
-    assert false_success_rate(scores, truth, np.array([0.5])) == 0.25
-    assert false_success_rate(scores, truth, np.array([0.5]), consecutive=2) == 0.0
 
 
 def test_goal_baseline_without_the_line_is_the_cosine():

@@ -87,12 +87,16 @@ def test_each_world_and_decision_can_explore_by_its_own_scale(key):
 
 
 def test_worlds_split_over_devices_are_the_worlds_of_their_keys(key):
-    run = lambda policy, key, scales: rollout(Counter(), ones, policy, key, 3, explore=scales)
+    def act(policy, context, key):
+        return policy * context.extras["explore"][:, None, None]
+
+    run = lambda policy, key, scales: rollout(Counter(), act, policy, key, 3, explore=scales)
     keys = jax.random.split(key, 4)
-    scales = jnp.ones((12, 7))
-    sharded = sharded_rollout(run, make_mesh(4, 1))(jnp.float32(1), keys, scales)
+    scales = jnp.arange(84.0).reshape(12, 7) / 84
+    sharded = sharded_rollout(run, make_mesh(2, 2))(jnp.float32(1), keys, scales)
     assert sharded.length.shape == (12,)
-    alone = run(jnp.float32(1), jax.random.clone(keys)[2], scales[:3])
+    alone = run(jnp.float32(1), jax.random.clone(keys)[2], scales[6:9])
+    np.testing.assert_allclose(sharded.actions[..., 0], scales)
     np.testing.assert_array_equal(sharded.observations[6:9], alone.observations)
 
 
