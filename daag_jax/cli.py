@@ -78,6 +78,9 @@ def demo(arguments: Sequence[str]) -> None:
         raise ValueError(
             "daag_jax.agent.demo is not part of this installation; reinstall daag-jax."
         )
+    from daag_jax.training.devices import every_core_a_device
+
+    every_core_a_device()
     module = importlib.import_module("daag_jax.agent.demo")
     module.run(tyro.cli(module.DemoConfig, args=list(arguments), prog="daag demo"))
 

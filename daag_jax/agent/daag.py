@@ -44,7 +44,7 @@ from daag_jax.data.buffer import (
 )
 from daag_jax.data.disk import read_episodes, write_episodes
 from daag_jax.envs.tasks.rgb_stacking import Task, parse_task
-from daag_jax.evaluation.rollout import rollout, sharded_rollout
+from daag_jax.evaluation.rollout import grouped_rollout, rollout
 from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.devices import mesh_for_batch, replicate, split_batch
 from daag_jax.training.keys import key_at
@@ -66,6 +66,7 @@ class DaagConfig:
     episodes: int = (
         64  # collected per iteration, and as many without exploration to measure success
     )
+    group: int = 16  # worlds that share a key and step together
     train_steps: int = 300  # of self-imitation per iteration
     batch: int = 32
     # keep training one policy within a task: a new one per iteration would generalise better (Ash and Adams 2020), but
@@ -89,6 +90,11 @@ class DaagConfig:
     def __post_init__(self):
         if self.arm not in ARMS:
             raise ValueError(f"arm {self.arm!r} is unknown; use one of {ARMS}.")
+        if self.group < 1 or self.episodes % min(self.group, self.episodes):
+            raise ValueError(
+                f"episodes={self.episodes} is not a multiple of group={self.group}; try group=1 or "
+                f"episodes={max(1, self.episodes // max(self.group, 1)) * max(self.group, 1)}."
+            )
         if not self.tasks:
             raise ValueError("tasks is empty; name at least one task.")
         if (self.policy.history, self.policy.execute) != (1, 1):
@@ -136,10 +142,7 @@ def run_daag(
 
 
 class Programs:
-    """The compiled functions of a loop: collect and train, over as many devices as divide episodes and batch.
-
-    Worlds are split over the devices, each with a key of its own, so other numbers of devices give other episodes.
-    """
+    """The compiled functions of a loop: collect and train, over as many devices as divide the groups and the batch."""
 
     def __init__(self, world: World, config: DaagConfig):
         if jax.process_count() > 1:
@@ -147,14 +150,14 @@ class Programs:
                 f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
             )
         env = world.env
-        self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes, config.batch))
+        self.group = group = min(config.group, config.episodes)
+        self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes // group, config.batch))
         self.algorithm = self_imitation(config.policy, env.spec)
         act = self.algorithm.act
 
         def run(shared: tuple[Trainable, Task], key: Key, scales: Array) -> Episode:
             policy, task = shared
-            num, colors = config.episodes // mesh.size, env.default_colors
-            return rollout(env, act, policy, key, num, task, colors, explore=scales)
+            return rollout(env, act, policy, key, group, task, env.default_colors, explore=scales)
 
         def train(policy: Trainable, steps: Steps, size, key):
             sample_key, update_key = jax.random.split(key)
@@ -164,11 +167,12 @@ class Programs:
         everywhere = NamedSharding(mesh, PartitionSpec())
         self.init = jax.jit(self.algorithm.init, out_shardings=everywhere)
         self.train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
-        self._collect = sharded_rollout(run, mesh)
+        self._collect = grouped_rollout(run, mesh)
 
     def collect(self, policy: Trainable, key: Key, task: Task, scales: Array) -> Episode:
         """Episodes of the policy, each decision exploring by its scale [B, D]."""
-        return self._collect((policy, task), jax.random.split(key, self.mesh.size), scales)
+        scales = scales.reshape(-1, self.group, scales.shape[-1])
+        return self._collect((policy, task), jax.random.split(key, len(scales)), scales)
 
 
 def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
@@ -195,7 +199,6 @@ class _Agent:
             "world": world.identity,
             "editor": world.editor_identity if config.arm == "hindsight" else "",
             "detector": None if detector is None else fingerprint(detector),
-            "number of devices": programs.mesh.size,
         }
         self.directory = None if directory is None else Path(directory)
         self.checkpoints = None

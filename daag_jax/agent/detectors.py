@@ -8,6 +8,7 @@ captions with zero real examples of them, positives and negatives alike (DAAG, r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -56,6 +57,21 @@ def still_frames(
     return Labelled(images, truth, np.ones_like(truth)), qpos
 
 
+@functools.cache
+def clumsy_experts(env: RgbStacking):
+    """``(keys [B], tasks [B]) -> Episode``: one of each task, compiled once for a world."""
+
+    def one(key: Key, task: Task) -> Episode:
+        return demonstrate(
+            env, expert(env), key, 1, task, env.default_colors, AIM_ERROR, epsilon=0.5
+        )
+
+    def run(keys: Key, tasks: Task) -> Episode:
+        return jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(keys, tasks))
+
+    return jax.jit(run)
+
+
 def episode_frames(
     env: RgbStacking, key: Key, num: int, tasks: Sequence[str], batch: int = 64
 ) -> tuple[Labelled, np.ndarray]:
@@ -67,23 +83,13 @@ def episode_frames(
     known = [parse_task(task, env.config.colors) for task in tasks]
     known = jax.tree.map(lambda *x: jnp.stack(x), *known)
 
-    def one(key: Key, task: Task) -> Episode:
-        return demonstrate(
-            env, expert(env), key, 1, task, env.default_colors, AIM_ERROR, epsilon=0.5
-        )
-
-    @jax.jit
-    def run(key: Key, first: int) -> Episode:
-        turn = (first + jnp.arange(batch)) % len(tasks)
-        episodes = jax.vmap(one)(
-            jax.random.split(key, batch), jax.tree.map(lambda x: x[turn], known)
-        )
-        return jax.tree.map(lambda x: x[:, 0], episodes)
-
+    run = clumsy_experts(env)
     images, truth, qpos, found = [], [], [], 0
     while found < num:
         runs = len(images)
-        episodes = jax.device_get(run(jax.random.fold_in(key, runs), runs * batch))
+        turn = (runs * batch + np.arange(batch)) % len(tasks)
+        keys = jax.random.split(jax.random.fold_in(key, runs), batch)
+        episodes = jax.device_get(run(keys, jax.tree.map(lambda x, turn=turn: x[turn], known)))
         # an episode that has ended stands still: its later frames are copies
         is_new = np.arange(1, env.horizon + 1)[None] <= episodes.length[:, None]
         images.append(episodes.images[:, 1:][is_new])

@@ -125,15 +125,20 @@ def record(env: PixelEnv, state: State) -> dict[str, Array]:
     return {"qpos": state.pipeline_state.qpos, "labels": jax.vmap(env.labels)(state)}
 
 
-def sharded_rollout(run: Callable[[Any, Key, Any], Episode], mesh: Mesh) -> Callable[..., Episode]:
-    """``(shared, keys [devices], split) -> Episode``: every device runs ``run(shared, key, split)`` for its own worlds.
+def grouped_rollout(run: Callable[[Any, Key, Any], Episode], mesh: Mesh) -> Callable[..., Episode]:
+    """``(shared, keys [G], split [G, ...]) -> Episode`` of G groups of worlds, each ``run(shared, key, split)``.
 
-    ``split`` is cut along its leading axis.  Under one global ``jit`` a vmapped solver loop would wait for all devices
-    at every iteration; here each device goes its own pace.
+    Groups are spread over the devices of a mesh, whose size divides G; what they give does not depend on it.  A CPU
+    runs one group after the other, for a small group stays in its cache; an accelerator all together.  Under one global
+    ``jit`` a vmapped solver loop would wait for all devices at every iteration; here each device goes its own pace.
     """
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def local(shared: Any, keys: Array, split: Any) -> Episode:
-        return run(shared, keys[0], split)
+        one = lambda group: run(shared, *group)
+        groups = (keys, split)
+        found = jax.lax.map(one, groups) if is_cpu else jax.vmap(one)(groups)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
     cut = PartitionSpec(mesh.axis_names)
     return jax.jit(

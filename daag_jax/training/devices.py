@@ -8,7 +8,9 @@ along its largest axis that the ``fsdp`` axis divides.  Nothing is ever material
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,6 +43,16 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
         )
     grid = np.asarray(devices).reshape(data, fsdp)
     return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def every_core_a_device() -> None:
+    """Makes each core that this process may use a device of its own, for physics runs on one core per device.
+
+    Only before anything was computed; accelerators are not touched.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):  # too late: the devices are there
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def mesh_for_batch(batch_size: int, fsdp: int = 1) -> Mesh:

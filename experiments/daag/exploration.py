@@ -28,6 +28,7 @@ from daag_jax.agent.reward import DetectorConfig
 from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import episodes_to, paired_difference
+from daag_jax.training.devices import every_core_a_device
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    every_core_a_device()
     if config.preset == "smoke":
         small = DetectorConfig(steps=100)
         setup = replace(config.setup, labelled=512, edited=64, detector=small)

@@ -1,13 +1,16 @@
 """Rollouts in a world small enough to count by hand: a number to be pushed to three."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from brax.envs.base import State
 
 from daag_jax.envs.physics import PhysicsState
 from daag_jax.envs.renderer import Frame
-from daag_jax.evaluation.rollout import random_actions, rollout, sharded_rollout
+from daag_jax.evaluation.rollout import grouped_rollout, random_actions, rollout
 from daag_jax.training.devices import make_mesh
 from daag_jax.types import Spec
 
@@ -86,18 +89,20 @@ def test_each_world_and_decision_can_explore_by_its_own_scale(key):
     np.testing.assert_allclose(episodes.actions[..., 0], scales)
 
 
-def test_worlds_split_over_devices_are_the_worlds_of_their_keys(key):
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
+def test_groups_of_worlds_are_those_of_their_keys_on_any_devices(key, shape):
     def act(policy, context, key):
         return policy * context.extras["explore"][:, None, None]
 
     run = lambda policy, key, scales: rollout(Counter(), act, policy, key, 3, explore=scales)
     keys = jax.random.split(key, 4)
-    scales = jnp.arange(84.0).reshape(12, 7) / 84
-    sharded = sharded_rollout(run, make_mesh(2, 2))(jnp.float32(1), keys, scales)
-    assert sharded.length.shape == (12,)
-    alone = run(jnp.float32(1), jax.random.clone(keys)[2], scales[6:9])
-    np.testing.assert_allclose(sharded.actions[..., 0], scales)
-    np.testing.assert_array_equal(sharded.observations[6:9], alone.observations)
+    scales = jnp.arange(84.0).reshape(4, 3, 7) / 84
+    mesh = make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
+    grouped = grouped_rollout(run, mesh)(jnp.float32(1), keys, scales)
+    assert grouped.length.shape == (12,)
+    np.testing.assert_allclose(grouped.actions[..., 0], scales.reshape(12, 7))
+    alone = run(jnp.float32(1), jax.random.clone(keys)[2], scales[2])
+    np.testing.assert_array_equal(grouped.observations[6:9], alone.observations)
 
 
 def test_random_actions_cover_the_range_and_depend_on_the_key(key):
