@@ -5,7 +5,7 @@
         for iteration:
             E <- collect(policy); D_LL <- D_LL + E
             D_new <- D_new + relabelled(E) + edited(E)                        by arm, see ``hindsight.ARMS``
-            policy <- self-imitation on D_new, from where it was
+            policy <- self-imitation on D_new, anew or from where it was
 
 Three arms, one code: "reward" keeps episodes that the environment rewarded; "subgoals" keeps pieces in which CLIP saw a
 sub-goal of the task; "hindsight" also edits pieces that are a success at something else.
@@ -69,9 +69,9 @@ class DaagConfig:
     group: int = 16  # worlds that share a key and step together
     train_steps: int = 300  # of self-imitation per iteration
     batch: int = 32
-    # keep training one policy within a task: a new one per iteration would generalise better (Ash and Adams 2020), but
-    # needs several times the steps each time
-    warm_start: bool = True
+    # keep training one policy within a task: better after few steps, but what the first data taught may stay for ever
+    # (Ash and Adams 2020)
+    warm_start: bool = False
     capacity: int = 8192  # steps in the task buffer
     edited_share: float = -1.0  # of the loss' weight; below 0 as they come
     success_threshold: float = 0.0  # a task ends early at this success; 0 never

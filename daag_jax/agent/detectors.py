@@ -209,10 +209,11 @@ def train_detector(
     scores,
     config: DetectorConfig,
     seed: int,
+    capacity: int = 0,
 ) -> Detector:
     """Finetunes CLIP on labelled frames and calibrates it on real frames of episodes, for known captions."""
     data = Labelled(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-    params = finetune(clip_params, env.captions, data, config, seed)
+    params = finetune(clip_params, env.captions, data, config, seed, capacity)
     detector = make_detector(params, env.captions, config)
     seen = score_all(scores, detector, validation.images)[:, known]
     own = calibrate(seen, validation.truth[:, known], config)

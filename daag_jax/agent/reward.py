@@ -54,7 +54,7 @@ class DetectorConfig:
     """Finetuning and calibration; our choice, but for the precision (the predecessor prefers it to recall)."""
 
     clip: ClipConfig = COMPACT_CLIP
-    steps: int = 250
+    steps: int = 200
     batch: int = 32
     learning_rate: float = 3e-4
     positive_weight: float = 4.0
@@ -111,9 +111,18 @@ def fingerprint(detector: Detector) -> int:
 
 
 def finetune(
-    params: Params, captions: Sequence[str], data: Labelled, config: DetectorConfig, seed: int = 0
+    params: Params,
+    captions: Sequence[str],
+    data: Labelled,
+    config: DetectorConfig,
+    seed: int = 0,
+    capacity: int = 0,
 ) -> Params:
-    """CLIP's parameters after ``config.steps`` steps on labelled frames, each view an example of its own."""
+    """CLIP's parameters after ``config.steps`` steps on labelled frames, each view an example of its own.
+
+    Args:
+        capacity: rows to make room for, so that detectors of fewer frames share a compiled program.
+    """
     if data.images.shape[0] == 0:
         raise ValueError("data holds no frames; collect or edit some before finetuning.")
     algorithm = contrastive(
@@ -130,9 +139,11 @@ def finetune(
     blank = algorithm.init(jax.random.key(seed))
     state = blank._replace(params=params, ema=params)
     frames, views = data.images.shape[:2]
-    table = Labelled(*(jnp.asarray(x) for x in data))
+    room = lambda x: np.pad(x, [(0, max(0, capacity - frames))] + [(0, 0)] * (x.ndim - 1))
+    table = Labelled(*(jnp.asarray(room(x)) for x in data))
 
-    def draw(table: Labelled, key: Key, step: Array) -> Batch:
+    def draw(source: tuple[Labelled, Array], key: Key, step: Array) -> Batch:
+        table, frames = source
         frame_key, view_key = jax.random.split(key)
         index = jax.random.randint(frame_key, (config.batch,), 0, frames)
         view = jax.random.randint(view_key, (config.batch,), 0, views)
@@ -146,7 +157,9 @@ def finetune(
         return Batch(empty, empty, 0 * ones, ones > 0, extras)
 
     quiet = FitConfig(config.steps, seed, log_every=config.steps, progress=False, tensorboard=False)
-    return averaged(fit(algorithm, Sampler(table, draw), quiet, state=state).state)
+    return averaged(
+        fit(algorithm, Sampler((table, jnp.int32(frames)), draw), quiet, state=state).state
+    )
 
 
 def calibrate(

@@ -67,7 +67,7 @@ class SetupConfig:
     tasks: tuple[str, ...] = DaagConfig.tasks
     cameras: tuple[str, ...] = ("front_left",)
     labelled: int = 1024  # frames with known captions (the predecessor: about 10^3)
-    validated: int = 2048  # frames of episodes, for the thresholds
+    validated: int = 1024  # frames of episodes, for the thresholds
     edited: int = 384  # of the labelled ones that are also edited
     tested: int = 512  # real frames on which detectors are compared
     detector: DetectorConfig = DetectorConfig()
@@ -177,7 +177,8 @@ def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
     edited = detectors.edited_frames(*arguments, diffusion, key)
     exact = detectors.edited_frames(*arguments, oracle, key)
 
-    common = (validation, known, scores, config.detector, config.seed)
+    capacity = config.labelled + len(requests)
+    common = (validation, known, scores, config.detector, config.seed, capacity)
     say("finetuning CLIP on labelled frames, without and with edits")
     parts = {"no edits": [real], "edits": [real, edited], "oracle": [real, exact]}
     found = {

@@ -1,6 +1,6 @@
 """Episodes until a new task is mastered, with and without hindsight augmentation (DAAG's second claim; specs 3.3).
 
-    python -m experiments.daag.exploration                  # about 100 min on two CPU cores
+    python -m experiments.daag.exploration                  # about 3 h on two CPU cores
     python -m experiments.daag.exploration --preset smoke   # 8 min
 
 "Stack the red object on top of the blue object" from nothing, three arms on paired seeds.  The measure is the number of
@@ -39,6 +39,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     iterations: int = 10
     episodes: int = 512  # per iteration
+    train_steps: int = 800  # of each iteration's new policy
     threshold: float = 0.5
     arms: tuple[str, ...] = ("hindsight", "subgoals", "reward")
     setup: SetupConfig = SetupConfig(
@@ -67,6 +68,7 @@ def main(config: Config) -> None:
         tasks=config.setup.tasks[:1],
         iterations=config.iterations,
         episodes=config.episodes,
+        train_steps=config.train_steps,
         success_threshold=config.threshold,
     )
     programs = Programs(world, base)
