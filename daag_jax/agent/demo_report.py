@@ -50,25 +50,24 @@ def summarise(tasks: tuple[str, ...], setup: Setup, arms: dict[str, list[dict]])
     return results if counts is None else results | {"language_model": dict(counts)}
 
 
-def print_table(results: dict) -> None:
-    """The table on the terminal."""
-    table = Table(title="Diffusion Augmented Agents on RGB stacking")
-    for name in (
-        "arm",
-        "task",
-        "episodes",
-        "usable",
-        "from earlier",
-        "label validity",
-        "AP novel",
-        "sub-goals",
-        "success",
-    ):
-        table.add_column(name, justify="left" if name in ("arm", "task") else "right")
+COLUMNS = (
+    "arm",
+    "task",
+    "episodes",
+    "usable pieces",
+    "from earlier tasks",
+    "label validity",
+    "AP, novel task",
+    "sub-goals reached",
+    "success",
+)
+
+
+def table_rows(results: dict) -> list[tuple[str, ...]]:
+    """The cells of the table, one row per arm and task."""
     shown = lambda x: "-" if x is None else f"{x:.2f}"
-    for row in results["table"]:
-        value, low, high = row["success"]
-        table.add_row(
+    return [
+        (
             row["arm"],
             row["task"],
             str(row["episodes"]),
@@ -76,9 +75,20 @@ def print_table(results: dict) -> None:
             str(row["extracted"]),
             shown(row["label_validity"]),
             shown(row["average_precision"]),
-            " ".join(f"{x:.2f}" for x in row["reached"]),
-            f"{value:.2f} [{low:.2f}, {high:.2f}]",
+            " / ".join(f"{x:.2f}" for x in row["reached"]),
+            "{:.2f} [{:.2f}, {:.2f}]".format(*row["success"]),
         )
+        for row in results["table"]
+    ]
+
+
+def print_table(results: dict) -> None:
+    """The table on the terminal."""
+    table = Table(title="Diffusion Augmented Agents on RGB stacking")
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("arm", "task") else "right")
+    for row in table_rows(results):
+        table.add_row(*row)
     console = Console(width=150)
     console.print(table)
     if "language_model" in results:
@@ -87,10 +97,36 @@ def print_table(results: dict) -> None:
 
 def report_page(tasks: tuple[str, ...], setup: Setup, arms: dict, results: dict) -> html.Page:
     """Curves, table, and pictures of edits beside their oracles."""
+    bars = {name: (ap, ap, ap) for name, ap in setup.precisions.items()}
+    title, y_label = "Reward detector on the novel task", "average precision"
+    detector = html.figure(figures.bars(bars, title=title, y_label=y_label))
+    sections = [
+        html.Section(
+            "Sub-goals reached",
+            learning_curves(tasks, arms),
+            "By the policy without exploration, judged by the simulator.",
+        ),
+        html.Section("What each arm learnt from", [html.table(COLUMNS, table_rows(results))]),
+        html.Section(
+            "Edits",
+            films(setup.pictures),
+            "Stored frame, diffusion edit, and the simulator's own answer.",
+        ),
+        html.Section("Reward detector", [detector], "Zero real examples of the novel captions."),
+    ]
+    return html.Page(
+        "Diffusion Augmented Agents on RGB stacking",
+        sections,
+        "Failed episodes become successes at another task by editing their video.",
+        headlines(results),
+    )
+
+
+def learning_curves(tasks: tuple[str, ...], arms: dict[str, list[dict]]) -> list[html.Item]:
+    """How often each sub-goal of each task is reached, a line per arm."""
     curves = []
     for task in tasks:
-        goals = RuleOrchestrator().decompose(task)
-        for number, goal in enumerate(goals):
+        for number, goal in enumerate(RuleOrchestrator().decompose(task)):
             lines = {}
             for arm, rows in arms.items():
                 mine = [r for r in rows if r["task"] == task]
@@ -100,57 +136,26 @@ def report_page(tasks: tuple[str, ...], setup: Setup, arms: dict, results: dict)
                 lines, title=goal, y_label="episodes that reach it", limits=(0, 1)
             )
             curves.append(html.figure(drawn))
-    columns = (
-        "arm",
-        "task",
-        "episodes",
-        "usable pieces",
-        "from earlier tasks",
-        "label validity",
-        "sub-goals reached",
-        "success",
-    )
-    rows = [
-        (
-            r["arm"],
-            r["task"],
-            r["episodes"],
-            r["usable"],
-            r["extracted"],
-            "-" if r["label_validity"] is None else r["label_validity"],
-            " ".join(f"{x:.2f}" for x in r["reached"]),
-            "{:.2f} [{:.2f}, {:.2f}]".format(*r["success"]),
-        )
-        for r in results["table"]
+    return curves
+
+
+def films(pictures: dict[str, np.ndarray], length: int = 8, most: int = 3) -> list[html.Item]:
+    """Still edits as slide shows, beside their sources and oracles."""
+    starts = range(0, min(length * most, len(pictures["before"])), length)
+    show = lambda i: (pictures[k][i : i + length] for k in ("before", "edited", "oracle"))
+    return [html.comparison(*show(i), fps=1.5) for i in starts]
+
+
+def headlines(results: dict) -> list[tuple[str, str]]:
+    """The figures at the head of the page."""
+    rows, precisions = results["table"], results["average_precision"]
+    usable = {
+        arm: sum(row["usable"] for row in rows if row["arm"] == name)
+        for arm, name in ARM_NAMES.items()
+    }
+    before, after = precisions["no edits"], precisions["edits"]
+    return [
+        (str(rows[0]["episodes"]), "episodes per task and arm"),
+        (f"{usable['subgoals']} → {usable['hindsight']}", "usable pieces, with hindsight"),
+        (f"{before:.2f} → {after:.2f}", "average precision on the novel task, with edits"),
     ]
-    films = [
-        html.comparison(
-            *(setup.pictures[k][i : i + 8] for k in ("before", "edited", "oracle")), fps=1.5
-        )
-        for i in range(0, min(24, len(setup.pictures["before"])), 8)
-    ]
-    detector = html.figure(
-        figures.bars(
-            {name: (ap, ap, ap) for name, ap in setup.precisions.items()},
-            title="Reward detector on the novel task",
-            y_label="average precision",
-        )
-    )
-    sections = [
-        html.Section(
-            "Sub-goals reached",
-            curves,
-            "By the policy without exploration, judged by the simulator.",
-        ),
-        html.Section("What each arm learnt from", [html.table(columns, rows)]),
-        html.Section(
-            "Edits", films, "Stored frame, diffusion edit, and the simulator's own answer."
-        ),
-        html.Section("Reward detector", [detector], "Zero real examples of the novel captions."),
-    ]
-    return html.Page(
-        "Diffusion Augmented Agents on RGB stacking",
-        sections,
-        "Failed episodes become successes at another task by editing their video.",
-        [(str(results["table"][0]["episodes"]), "episodes per task and arm")],
-    )
