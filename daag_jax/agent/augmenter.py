@@ -4,7 +4,8 @@
     recolour    hue and chroma replaced inside the mask (``editing.recolor``): the classical baseline
     oracle      the simulator renders the same states in the new colours: the upper bound
 
-All take the same request and give frames of the same shape.
+All take the same request and give frames of the same shape.  What an edit needs beside the frames is what an RGB-D
+camera gives: depth and normals, rendered from the stored states; objects are found by the colours of their pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from jaxtyping import Array, Float, Int, UInt8
 from daag_jax.agent.hindsight import Request
 from daag_jax.editing.compact import CompactEditor, color_prompts
 from daag_jax.editing.editor import Clip, EditorConfig, make_editor
-from daag_jax.editing.masks import apply_mapping, instance_colors, swap_mapping
+from daag_jax.editing.masks import (
+    apply_mapping,
+    instance_colors,
+    instances_by_color,
+    swap_mapping,
+)
 from daag_jax.editing.recolor import recolor_clip
 from daag_jax.envs.env import PixelEnv
 from daag_jax.envs.palette import PALETTE_NAMES
@@ -56,21 +62,21 @@ def make_augmenter(
         raise ValueError(
             "means 'diffusion' needs an editor; load_compact_editor() reads the shipped one."
         )
-    any_colors = jnp.zeros((3,), jnp.int32)
+    by_view = lambda x: jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:])
 
-    def geometry(qpos: Array) -> Clip:
-        """Re-rendered frames of N clips of V views; depth, normals and instances do not depend on colours."""
-        draw = jax.vmap(jax.vmap(lambda q: env.render_qpos(q, any_colors)))
-        frame = draw(qpos)
-        return Clip(*(jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:]) for x in frame))
+    def sensed(images: Array, qpos: Array) -> Clip:
+        """Clips of one view each, N V of them."""
+        draw = jax.vmap(jax.vmap(lambda q: env.render_qpos(q, env.default_colors)))
+        frame, rgb = draw(qpos), by_view(images)
+        instances = instances_by_color(rgb, env.default_colors)
+        return Clip(rgb, by_view(frame.depth), by_view(frame.normals), instances)
 
     def run(params, sentences, job: Job, key: Array) -> Array:
         num, frames, views = job.images.shape[:3]
         if means == "oracle":
             draw = jax.vmap(lambda q, c: jax.vmap(lambda one: env.render_qpos(one, c).rgb)(q))
             return draw(job.qpos, job.wanted)
-        flat = jnp.moveaxis(job.images, 2, 1).reshape(num * views, frames, *job.images.shape[3:])
-        clip = geometry(job.qpos)._replace(rgb=flat)
+        clip = sensed(job.images, job.qpos)
         wanted, seen = (jnp.repeat(x, views, axis=0) for x in (job.wanted, job.seen))
         is_edited = (wanted != seen) & (seen >= 0)
         if means == "recolour":
@@ -88,7 +94,10 @@ def make_augmenter(
 
 
 def make_looker(env: PixelEnv) -> Callable[[Array, Array], Array]:
-    """``(images [N, T, V, H, W, 3], qpos [N, T, Q]) -> colours [N, J]`` that each instance *shows*; jitted."""
+    """``(images [N, T, V, H, W, 3], qpos [N, T, Q]) -> colours [N, J]`` that each instance *shows*; jitted.
+
+    It knows from the simulator where the instances are: a judge of edits, not a part of the agent.
+    """
 
     def look(images: Array, qpos: Array) -> Array:
         draw = jax.vmap(lambda q: env.render_qpos(q, jnp.zeros((3,), jnp.int32)).segmentation)
@@ -99,17 +108,25 @@ def make_looker(env: PixelEnv) -> Callable[[Array, Array], Array]:
     return jax.jit(look)
 
 
+@jax.jit
+def seen_colors(images: UInt8[Array, "N T V H W 3"], colors: Int[Array, "J"]) -> Int[Array, "N J"]:
+    """Those of a world's colours that a clip shows, -1 in the place of one that it does not."""
+    flat = images.reshape(images.shape[0], -1, *images.shape[3:])
+    return jax.vmap(lambda rgb: instance_colors(rgb, instances_by_color(rgb, colors)))(flat)
+
+
 def run_requests(
     episodes: Episode,
     requests: Sequence[Request],
     augment: Augment,
-    look: Callable[[Array, Array], Array],
+    colors: Int[Array, "J"],
     swap_mode: str,
     key: Key,
     batch: int = 8,
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Edited frames of every request [T + 1, V, H, W, 3] (valid up to its end), colours seen and wanted [R, J].
 
+    ``colors`` [J] are those of the world's objects, palette indices.
     Clips are padded to whole episodes and requests to whole batches, so that nothing is compiled twice.  The noise of
     an edit is that of its episode and swap, whatever else is edited with it.
     """
@@ -122,7 +139,7 @@ def run_requests(
             jnp.asarray(episodes.images[index]),
             jnp.asarray(episodes.extras["qpos"][index]),
         )
-        seen = np.asarray(look(images, qpos))
+        seen = np.asarray(seen_colors(images, colors))
         wanted = np.stack(
             [
                 wanted_colors(row, request, swap_mode)

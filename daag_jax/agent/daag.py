@@ -1,17 +1,17 @@
 """Diffusion Augmented Agents: the lifelong loop over a sequence of tasks (arXiv 2407.20798; specs/daag.md section 1).
 
     for task in tasks:
-        policy <- new; D_new <- empty; extract from D_LL                      policy re-initialised, as the predecessor
+        policy <- new; D_new <- extracted(D_LL); policy <- self-imitation     policy re-initialised, as the predecessor
         for iteration:
             E <- collect(policy); D_LL <- D_LL + E
             D_new <- D_new + relabelled(E) + edited(E)                        by arm, see ``hindsight.ARMS``
             policy <- self-imitation on D_new, anew or from where it was
 
-Three arms, one code: "reward" keeps episodes that the environment rewarded; "subgoals" keeps pieces in which CLIP saw a
-sub-goal of the task; "hindsight" also edits pieces that are a success at something else.
+Three arms, one code: "reward" keeps episodes that the environment rewarded; "subgoals" also keeps pieces in which CLIP
+saw a sub-goal of the task; "hindsight" also edits pieces that are a success at something else.
 
-The agent sees pixels and its own gripper.  A run continues bit for bit after a kill: episodes are files, the rest is a
-checkpoint.
+The policy sees pixels and its own gripper; the editor sees depth and normals beside them, as of an RGB-D camera.  A run
+continues bit for bit after a kill: episodes are files, the rest is a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from daag_jax.agent.hindsight import ARMS, HindsightConfig
 from daag_jax.agent.memory import Memory, World
@@ -50,6 +50,7 @@ from daag_jax.training.devices import mesh_for_batch, replicate, split_batch
 from daag_jax.training.keys import key_at
 from daag_jax.types import Episode, Key
 
+FORMAT = 2  # of a run folder's rows; a run of another format is not continued
 EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
 
 
@@ -195,6 +196,7 @@ class _Agent:
         for task in config.tasks:  # an unknown one is refused before hours of work
             parse_task(task, world.env.config.colors)
         self.identity = {
+            "format": FORMAT,
             "configuration": repr(config),
             "world": world.identity,
             "editor": world.editor_identity if config.arm == "hindsight" else "",
@@ -221,6 +223,8 @@ class _Agent:
                 "iteration": iteration,
                 "episodes_of_task": before + row["episodes"],
                 "extracted": extracted["kept"] + extracted["edited"],
+                "extracted_valid": extracted["kept valid"] + extracted["edited valid"],
+                "succeeded_before": extracted["succeeded"],
             }
             rows.append(row)
             progress(row)
@@ -260,14 +264,29 @@ class _Agent:
         return AgentState(policy, empty_task_buffer(self.world.env.spec, self.config.capacity))
 
     def _start_task(self, step: int, task: str) -> tuple[AgentState, Counter]:
-        """A new policy, an empty buffer, and what earlier episodes already teach."""
+        """A new policy, taught by what earlier episodes show of the task."""
         state, counts = self._fresh(step), Counter()
-        for block in range(len(self.memory.lifelong.blocks)):
-            lesson = self.memory.lesson(block, task, use_reward=False)
+        for index, block in enumerate(self.memory.lifelong.blocks):
+            lesson = self.memory.lesson(index, task)
             counts += lesson.counts
+            counts["succeeded"] += int(self._truly_reached(block, task)[:, -1].sum())
             if lesson.steps is not None:
                 state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
-        return state, counts
+        policy, _ = self._train(state, "train-extracted", step)
+        return state._replace(policy=policy), counts
+
+    def _train(self, state: AgentState, name: str, step: int) -> tuple[Trainable, dict]:
+        """Self-imitation of what the buffer holds, with keys of that name and step."""
+        policy, metrics = state.policy, {}
+        if not int(state.buffer.size):
+            return policy, metrics
+        if not self.config.warm_start:
+            policy = self.programs.init(key_at(self.root, "policy", step))
+        steps = replicate(state.buffer.steps, self.programs.mesh)
+        for n in range(self.config.train_steps):
+            key = key_at(self.root, name, step * self.config.train_steps + n)
+            policy, metrics = self.programs.train(policy, steps, state.buffer.size, key)
+        return policy, metrics
 
     def _iterate(self, state: AgentState, step: int, task: str) -> tuple[AgentState, dict]:
         collect_key = key_at(self.root, "collect", step)
@@ -281,18 +300,10 @@ class _Agent:
         index = self.memory.add(episodes, task)
         if self.directory is not None:
             write_episodes(self._file(index), episodes, task)
-        lesson = self.memory.lesson(index, task, use_reward=True)
-        buffer = state.buffer
+        lesson = self.memory.lesson(index, task)
         if lesson.steps is not None:
-            buffer = add_steps(buffer, lesson.steps)
-        policy, metrics = state.policy, {}
-        if int(buffer.size):
-            if not self.config.warm_start:
-                policy = self.programs.init(key_at(self.root, "policy", step))
-            steps = replicate(buffer.steps, self.programs.mesh)
-            for n in range(self.config.train_steps):
-                key = key_at(self.root, "train", step * self.config.train_steps + n)
-                policy, metrics = self.programs.train(policy, steps, buffer.size, key)
+            state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
+        policy, metrics = self._train(state, "train", step)
         calm = np.zeros(shape, np.float32)
         tested = self.programs.collect(policy, key_at(self.root, "test", step), parsed, calm)
         row = {
@@ -306,17 +317,16 @@ class _Agent:
             "wrong_swap": lesson.counts["wrong swap"],
             "wrong_picture": lesson.counts["wrong picture"],
             "outcomes": dict(lesson.counts),
-            "buffer": int(buffer.size),
+            "buffer": int(state.buffer.size),
             "success": float(np.mean(np.asarray(tested.extras["success"]))),
-            "reached": self._reached(tested, task),
+            "reached": self._truly_reached(tested, task).mean(axis=0).tolist(),
             "loss": float(metrics.get("loss/policy", np.nan)) if metrics else None,
         }
-        return AgentState(policy, buffer), row
+        return state._replace(policy=policy), row
 
-    def _reached(self, episodes: Episode, task: str) -> list[float]:
-        """Share of episodes in which each sub-goal of the task was truly reached."""
+    def _truly_reached(self, episodes: Episode, task: str) -> Bool[np.ndarray, "B G"]:
+        """Which sub-goals of the task each episode truly reached."""
         columns = [
             self.world.env.captions.index(goal) for goal in RuleOrchestrator().decompose(task)
         ]
-        seen = np.asarray(episodes.extras["labels"])[:, 1:, columns].any(axis=1)
-        return [float(x) for x in seen.mean(axis=0)]
+        return np.asarray(episodes.extras["labels"])[:, 1:, columns].any(axis=1)

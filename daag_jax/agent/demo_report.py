@@ -25,8 +25,10 @@ def summarise(tasks: tuple[str, ...], setup: Setup, arms: dict[str, list[dict]])
     for arm, rows in arms.items():
         for task in tasks:
             mine = [row for row in rows if row["task"] == task]
-            usable = sum(row["kept"] + row["edited"] for row in mine)
+            extracted = mine[0]["extracted"]
+            kept, edited = (sum(row[kind] for row in mine) for kind in ("kept", "edited"))
             valid = sum(row["kept_valid"] + row["edited_valid"] for row in mine)
+            valid, usable = valid + mine[0]["extracted_valid"], kept + edited + extracted
             last = mine[-1]
             episodes = last["episodes"]
             rate = success_rate(round(last["success"] * episodes), episodes)
@@ -36,8 +38,10 @@ def summarise(tasks: tuple[str, ...], setup: Setup, arms: dict[str, list[dict]])
                     "arm": ARM_NAMES[arm],
                     "task": task,
                     "episodes": last["episodes_of_task"],
-                    "usable": usable,
-                    "extracted": mine[0]["extracted"],
+                    "kept": kept,
+                    "edited": edited,
+                    "extracted": extracted,
+                    "succeeded_before": mine[0]["succeeded_before"],
                     "label_validity": valid / usable if usable else None,
                     "average_precision": setup.precisions[detector] if detector else None,
                     "reached": last["reached"],
@@ -54,7 +58,9 @@ COLUMNS = (
     "arm",
     "task",
     "episodes",
-    "usable pieces",
+    "successes before",
+    "kept",
+    "edited",
     "from earlier tasks",
     "label validity",
     "AP, novel task",
@@ -71,7 +77,9 @@ def table_rows(results: dict) -> list[tuple[str, ...]]:
             row["arm"],
             row["task"],
             str(row["episodes"]),
-            str(row["usable"]),
+            str(row["succeeded_before"]),
+            str(row["kept"]),
+            str(row["edited"]),
             str(row["extracted"]),
             shown(row["label_validity"]),
             shown(row["average_precision"]),
@@ -150,7 +158,7 @@ def headlines(results: dict) -> list[tuple[str, str]]:
     """The figures at the head of the page."""
     rows, precisions = results["table"], results["average_precision"]
     usable = {
-        arm: sum(row["usable"] for row in rows if row["arm"] == name)
+        arm: sum(r["kept"] + r["edited"] + r["extracted"] for r in rows if r["arm"] == name)
         for arm, name in ARM_NAMES.items()
     }
     before, after = precisions["no edits"], precisions["edits"]

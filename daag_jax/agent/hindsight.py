@@ -1,5 +1,6 @@
 """Hindsight Experience Augmentation: what a collected episode teaches the present task (specs/daag.md section 1.3).
 
+    rewarded by the environment: keep the episode whole                          (section 1.2)
     A  = { (g, t_g) : t_g the first t > 0 with score(o_t, g) > gamma_g }        achieved sub-goals
     G* = decompose(task)
     g in A and in G*          keep (o_0:t_g, a_0:t_g) as it is                   relabelling
@@ -127,8 +128,12 @@ def plan(
     return Plan(tuple(kept), tuple(requests), outcomes)
 
 
-def reward_pieces(success: Bool[np.ndarray, "B"], length: Int[np.ndarray, "B"], task: str) -> Plan:
-    """The plan of an agent without a detector: episodes that the environment rewarded, whole."""
-    kept = tuple(Kept(int(i), int(length[i]), task) for i in np.flatnonzero(success))
-    outcomes = Counter({"rewarded": len(kept), "not rewarded": int(success.size - len(kept))})
-    return Plan(kept, (), outcomes)
+def with_rewarded(
+    decided: Plan, success: Bool[np.ndarray, "B"], length: Int[np.ndarray, "B"], task: str
+) -> Plan:
+    """A plan that also keeps, whole, the episodes that the environment rewarded (specs section 1.2)."""
+    whole = {kept.episode for kept in decided.kept if kept.end == length[kept.episode]}
+    rewarded = [int(i) for i in np.flatnonzero(success)]
+    kept = [Kept(i, int(length[i]), task) for i in rewarded if i not in whole]
+    counts = Counter({"rewarded": len(rewarded), "not rewarded": int(success.size - len(rewarded))})
+    return Plan((*decided.kept, *kept), decided.requests, decided.outcomes + counts)

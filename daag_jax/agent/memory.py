@@ -23,7 +23,7 @@ from daag_jax.agent.hindsight import (
     Plan,
     first_times,
     plan,
-    reward_pieces,
+    with_rewarded,
 )
 from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
 from daag_jax.agent.reward import Detector, score_all
@@ -40,7 +40,7 @@ class World(NamedTuple):
 
     env: RgbStacking
     scores: Callable[[Detector, Any], Any] | None  # [N, V, H, W, 3] -> [N, M]
-    look: Callable[[Any, Any], Any] | None
+    look: Callable[[Any, Any], Any] | None  # judges edits; see ``augmenter.make_looker``
     augment: Augment | None
     orchestrator: Orchestrator = RuleOrchestrator()
     identity: str = (
@@ -97,27 +97,27 @@ class Memory:
             self.scores.append(seen.reshape(num, frames, -1))
         return len(self.lifelong.blocks) - 1
 
-    def lesson(self, index: int, task: str, use_reward: bool) -> Lesson:
-        """Relabels and edits one block for a task."""
+    def lesson(self, index: int, task: str) -> Lesson:
+        """Relabels and edits one block for a task; the reward counts where it was given for this task."""
         block = self.lifelong.blocks[index]
-        if self.arm == "reward":
-            if not use_reward and self.lifelong.tasks[index] != task:
-                return Lesson(None, Counter())
-            decided = reward_pieces(block.extras["success"], block.length, task)
-        else:
+        decided = Plan((), (), Counter())
+        if self.arm != "reward":
             thresholds = np.asarray(self.detector.thresholds)
             times = first_times(self.scores[index], thresholds, block.length, self.columns)
             may_edit = self.arm == "hindsight"
             orchestrator = self.world.orchestrator
             decided = plan(times, self.captions, task, orchestrator, self.hindsight, may_edit)
+        if self.lifelong.tasks[index] == task:
+            decided = with_rewarded(decided, block.extras["success"], block.length, task)
         return self._carry_out(index, decided, task)
 
     def _carry_out(self, index: int, decided: Plan, task: str) -> Lesson:
         block, discount = self.lifelong.blocks[index], self.hindsight.discount
-        goals = (*self.world.orchestrator.decompose(task), task)
+        goals = self.world.orchestrator.decompose(task)
         counts, pieces = Counter(decided.outcomes), []
         for kept in decided.kept:
-            goal = goals.index(kept.caption)
+            # a rewarded episode stands with the pieces of the last sub-goal
+            goal = goals.index(kept.caption) if kept.caption in goals else len(goals) - 1
             pieces.append(episode_steps(block, kept.episode, kept.end, discount, goal))
             counts["kept"] += 1
             is_valid = kept.caption not in self.captions or bool(
@@ -146,7 +146,7 @@ class Memory:
             block,
             list(missing.values()),
             self.world.augment,
-            self.world.look,
+            self.world.env.default_colors,
             self.hindsight.swap_mode,
             key,
         )

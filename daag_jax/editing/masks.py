@@ -1,7 +1,7 @@
 """Which pixels an edit may touch: instances by the colour they show, their masks, and what diffusion makes of masks.
 
-The agent is not told which instance is "the red object".  It looks: the commonest palette name among an instance's
-pixels, over the frames of a clip.  (This stands where a system on real video has a detector and a segmenter.)
+The agent is not told which instance is "the red object", nor where it is.  It looks: ``instances_by_color`` segments
+a frame by the colours that it shows.  (This stands where a system on real video has a detector and a segmenter.)
 
 A *swap* maps colours to colours.  Its mode settles the census problem of specs/daag.md section 1.3:
 
@@ -23,6 +23,12 @@ from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.names import nearest
 
 SWAP_MODES = ("replace", "exchange", "permute")
+
+
+def instances_by_color(rgb: UInt8[Array, "*N 3"], colors: Int[Array, "J"]) -> Int[Array, "*N"]:
+    """Instances as pixels alone tell them: j + 1 where a pixel shows ``colors[j]``, 0 where it shows none of them."""
+    is_named = name_pixels(rgb)[..., None] == colors.reshape((1,) * (rgb.ndim - 1) + (-1,))
+    return jnp.where(is_named.any(-1), jnp.argmax(is_named, -1) + 1, 0)
 
 
 def instance_colors(

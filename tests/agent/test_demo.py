@@ -30,8 +30,8 @@ TASKS = SetupConfig.tasks
 
 
 def row(task: str, episodes: int, **values) -> dict:
-    counts = dict.fromkeys(("kept", "edited", "kept_valid", "edited_valid", "extracted"), 0)
-    return counts | {
+    counts = ("kept", "edited", "kept_valid", "edited_valid", "extracted", "extracted_valid")
+    return dict.fromkeys((*counts, "succeeded_before"), 0) | {
         "task": task,
         "episodes": 8,
         "episodes_of_task": episodes,
@@ -67,11 +67,17 @@ def arms():
 def test_the_table_counts_pieces_of_all_iterations_of_a_task(setup, arms):
     table = summarise(TASKS, setup, arms)["table"]
     assert [r["episodes"] for r in table] == [16] * 4
-    assert [r["usable"] for r in table] == [0, 0, 8, 8]
+    assert [(r["kept"], r["edited"]) for r in table] == [(0, 0), (0, 0), (6, 2), (6, 2)]
     assert table[0]["label_validity"] is None and table[2]["label_validity"] == 0.75
     assert table[0]["average_precision"] is None and table[2]["average_precision"] == 0.75
     value, low, high = table[2]["success"]
     assert low < value == 0.25 < high
+
+
+def test_label_validity_counts_what_earlier_tasks_gave(setup, arms):
+    arms["hindsight"][2] |= {"extracted": 8, "extracted_valid": 4}
+    table = summarise(TASKS, setup, arms)["table"]
+    assert table[3]["extracted"] == 8 and table[3]["label_validity"] == 10 / 16
 
 
 def test_outcomes_of_a_language_model_are_shown(setup, arms, capsys):

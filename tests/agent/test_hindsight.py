@@ -1,9 +1,18 @@
 """Hindsight decides on the host, from scores alone: what is kept, what is edited, what is counted."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from daag_jax.agent.hindsight import HindsightConfig, first_times, plan
+from daag_jax.agent.hindsight import (
+    HindsightConfig,
+    Kept,
+    Plan,
+    first_times,
+    plan,
+    with_rewarded,
+)
 from daag_jax.agent.orchestrator import RuleOrchestrator, grasping, on_top
 
 CAPTIONS = (
@@ -54,9 +63,19 @@ def test_another_sub_goal_is_edited_into_ours():
     assert decided.outcomes["swap refused"] > 0
 
 
-def test_a_matched_episode_is_edited_only_on_request():
-    decided = decide(times_of(_0=1, _3=3), edit_when_matched=True)
-    assert [r.desired for r in decided.requests] == [on_top("red", "blue")]
+@pytest.mark.parametrize("asked, desired", [(True, [on_top("red", "blue")]), (False, [])])
+def test_a_matched_episode_is_edited_only_on_request(asked, desired):
+    decided = decide(times_of(_0=1, _3=3), edit_when_matched=asked)
+    assert [k.caption for k in decided.kept] == [grasping("red")]
+    assert [r.desired for r in decided.requests] == desired
+
+
+def test_a_rewarded_episode_is_kept_whole_and_once():
+    length, seen = np.array([3, 3, 3]), Kept(1, 3, on_top("red", "blue"))
+    decided = Plan((Kept(0, 1, grasping("red")), seen), (), Counter(matched=2))
+    found = with_rewarded(decided, np.array([True, True, False]), length, TASK)
+    assert found.kept == (*decided.kept, Kept(0, 3, TASK))
+    assert found.outcomes == {"matched": 2, "rewarded": 2, "not rewarded": 1}
 
 
 def test_nothing_achieved_is_a_counted_outcome():
