@@ -9,6 +9,7 @@ import pytest
 from daag_jax.algorithms.bc import BcConfig
 from daag_jax.algorithms.self_imitation import SelfImitationConfig
 from daag_jax.cli import COMMANDS, main
+from daag_jax.commands.episodes import make_world
 from daag_jax.commands.policies import config_of
 from daag_jax.commands.videos import Edit
 from daag_jax.data.disk import write_episodes
@@ -79,16 +80,21 @@ def test_list_shows_algorithms_tasks_and_weights(capsys):
 
 
 def test_train_writes_a_policy_a_checkpoint_and_a_report(capsys, tmp_path):
-    write_episodes(tmp_path / "e.safetensors", small_episodes(), "Grasp the red object")
+    path, views = tmp_path / "e.safetensors", ("front_left",)
+    write_episodes(path, small_episodes(), "Grasp the red object", views)
     run = tmp_path / "run"
     options = f"--fit.steps 5 --fit.directory {run} --batch 4 --fit.no-tensorboard"
     main(["train", "bc", str(tmp_path / "e.safetensors"), *options.split()])
     card = json.loads((run / "policy.json").read_text())
     assert card["world"]["task"] == "Grasp the red object"
+    assert make_world(**card["world"]).spec.image_shape[0] == len(views)
     assert (run / "checkpoints" / "step_00000005").is_dir()
     capsys.readouterr()
     main(["report", str(run)])
     assert "loss" in (run / "report.html").read_text()
+    (run / "report.html").write_text("the run's own")
+    main(["report", str(run)])
+    assert (run / "report.html").read_text() == "the run's own"
     said = error_of(
         capsys, "train", "bc", tmp_path / "e.safetensors", *options.split(), "--discount", 0.5
     )

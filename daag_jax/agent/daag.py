@@ -51,6 +51,7 @@ from daag_jax.training.keys import key_at
 from daag_jax.types import Episode, Key
 
 FORMAT = 2  # of a run folder's rows; a run of another format is not continued
+EPISODES = "episodes/{:06d}.safetensors"  # of a run, one file per iteration
 EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
 
 
@@ -257,7 +258,7 @@ class _Agent:
         return restored.state, restored.step, rows
 
     def _file(self, index: int) -> Path:
-        return self.directory / "episodes" / f"{index:06d}.safetensors"
+        return self.directory / EPISODES.format(index)
 
     def _fresh(self, step: int) -> AgentState:
         policy = self.programs.init(key_at(self.root, "policy", step))
@@ -299,7 +300,8 @@ class _Agent:
         episodes = jax.device_get(episodes)
         index = self.memory.add(episodes, task)
         if self.directory is not None:
-            write_episodes(self._file(index), episodes, task)
+            cameras = self.world.env.config.cameras
+            write_episodes(self._file(index), episodes, task, cameras)
         lesson = self.memory.lesson(index, task)
         if lesson.steps is not None:
             state = state._replace(buffer=add_steps(state.buffer, lesson.steps))

@@ -15,10 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
-from daag_jax.agent.daag import DaagConfig, Programs, run_daag
-from daag_jax.agent.demo_report import ARM_NAMES, DETECTORS, print_table, report_page, summarise
+from daag_jax.agent.daag import EPISODES, DaagConfig, Programs, run_daag
+from daag_jax.agent.demo_report import (
+    ARM_NAMES,
+    DETECTORS,
+    edited_films,
+    print_table,
+    report_page,
+    summarise,
+)
+from daag_jax.agent.memory import Memory
 from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import html
 
@@ -94,6 +103,15 @@ def run(config: DemoConfig = DemoConfig()) -> dict:
     results = {"seed": config.setup.seed} | summarise(tasks, setup, arms)
     (directory / "results.json").write_text(json.dumps(results, indent=1))
     print_table(results)
-    page = html.write(report_page(tasks, setup, arms, results), directory / "report.html")
+    files = [directory / "hindsight" / EPISODES.format(i) for i in range(config.iterations)]
+    memory = Memory(
+        setup.world,
+        setup.detectors[DETECTORS["hindsight"]],
+        "hindsight",
+        base.hindsight,
+        jax.random.key(base.seed),
+    )
+    films = edited_films(memory, files, tasks[-1])
+    page = html.write(report_page(tasks, setup, arms, results, films), directory / "report.html")
     progress.say(f"report: {page}")
     return results

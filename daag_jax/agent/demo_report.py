@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from daag_jax.agent.memory import Memory
 from daag_jax.agent.orchestrator import RuleOrchestrator
 from daag_jax.agent.setup import Setup
+from daag_jax.data.disk import read_episodes
+from daag_jax.envs.env import PixelEnv
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import success_rate
 
@@ -75,7 +83,7 @@ def table_rows(results: dict) -> list[tuple[str, ...]]:
     return [
         (
             row["arm"],
-            row["task"],
+            row["task"].removeprefix("Stack the ").replace(" object", ""),
             str(row["episodes"]),
             str(row["succeeded_before"]),
             str(row["kept"]),
@@ -103,8 +111,10 @@ def print_table(results: dict) -> None:
         console.print(f"answers of the language model: {results['language_model']}", markup=False)
 
 
-def report_page(tasks: tuple[str, ...], setup: Setup, arms: dict, results: dict) -> html.Page:
-    """Curves, table, and pictures of edits beside their oracles."""
+def report_page(
+    tasks: tuple[str, ...], setup: Setup, arms: dict, results: dict, films: list[html.Item]
+) -> html.Page:
+    """Curves, table, and films of edits beside their oracles."""
     bars = {name: (ap, ap, ap) for name, ap in setup.precisions.items()}
     title, y_label = "Reward detector on the novel task", "average precision"
     detector = html.figure(figures.bars(bars, title=title, y_label=y_label))
@@ -116,11 +126,16 @@ def report_page(tasks: tuple[str, ...], setup: Setup, arms: dict, results: dict)
         ),
         html.Section("What each arm learnt from", [html.table(COLUMNS, table_rows(results))]),
         html.Section(
-            "Edits",
-            films(setup.pictures),
-            "Stored frame, diffusion edit, and the simulator's own answer.",
+            "Edited episodes",
+            films,
+            "What the first task's episodes become for the second: stored frames, diffusion edit, and the simulator's "
+            "own answer. The actions stay.",
         ),
-        html.Section("Reward detector", [detector], "Zero real examples of the novel captions."),
+        html.Section(
+            "Reward detector",
+            [slide_show(setup.pictures), detector],
+            "Edited frames stand in for labels of the novel captions.",
+        ),
     ]
     return html.Page(
         "Diffusion Augmented Agents on RGB stacking",
@@ -147,11 +162,43 @@ def learning_curves(tasks: tuple[str, ...], arms: dict[str, list[dict]]) -> list
     return curves
 
 
-def films(pictures: dict[str, np.ndarray], length: int = 8, most: int = 3) -> list[html.Item]:
-    """Still edits as slide shows, beside their sources and oracles."""
-    starts = range(0, min(length * most, len(pictures["before"])), length)
-    show = lambda i: (pictures[k][i : i + length] for k in ("before", "edited", "oracle"))
-    return [html.comparison(*show(i), fps=1.5) for i in starts]
+def edited_films(
+    memory: Memory, files: Sequence[Path], task: str, most: int = 4
+) -> list[html.Item]:
+    """Stored episodes as successes at another task: before, after, and as the simulator renders them.
+
+    Args:
+        memory: an empty one of the run; the same edits come out.
+        files: the run's first blocks of episodes, in order.
+    """
+    items = []
+    for index in [memory.add(*read_episodes(file)) for file in files][::-1]:
+        requests = memory.decide(index, task).requests
+        # the longest ones show most
+        requests = sorted(requests, key=lambda r: -r.end)[: most - len(items)]
+        block = memory.lifelong.blocks[index]
+        for edited in memory.edited(index, requests):
+            episode, end, achieved, desired, _ = edited.request
+            oracle = _repainted(memory.world.env, block.extras["qpos"][episode], edited.colors)
+            shown = (block.images[episode], edited.frames, oracle)
+            verdict = "the label is true" if edited.verdict == "edited valid" else edited.verdict
+            caption = f"{achieved} → {desired} ({verdict})"
+            items.append(
+                html.comparison(*(x[: end + 1, 0] for x in shown), caption=caption, fps=1.5)
+            )
+    return items
+
+
+def _repainted(env: PixelEnv, qpos: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Frames [T + 1, V, H, W, 3] of stored states in other colours."""
+    draw = jax.vmap(lambda q: env.render_qpos(q, jnp.asarray(colors)).rgb)
+    return np.asarray(draw(jnp.asarray(qpos)))
+
+
+def slide_show(pictures: dict[str, np.ndarray], length: int = 8) -> html.Item:
+    """Still edits, beside their sources and oracles."""
+    shown = (pictures[k][:length] for k in ("before", "edited", "oracle"))
+    return html.comparison(*shown, fps=1.5)
 
 
 def headlines(results: dict) -> list[tuple[str, str]]:

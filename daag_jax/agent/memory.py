@@ -8,7 +8,7 @@ simulator knows (truth of captions) is used to *measure* the lesson, never to ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from daag_jax.agent.detectors import known_columns
 from daag_jax.agent.hindsight import (
     HindsightConfig,
     Plan,
+    Request,
     first_times,
     plan,
     with_rewarded,
@@ -33,6 +34,15 @@ from daag_jax.envs.tasks.rgb_stacking import RgbStacking
 from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, relations_of
 from daag_jax.training.keys import key_at
 from daag_jax.types import Episode, Key
+
+
+class Edited(NamedTuple):
+    """An edited piece: what was asked, frames [T + 1, V, H, W, 3], colours [J], and what is true of it."""
+
+    request: Request
+    frames: np.ndarray
+    colors: np.ndarray
+    verdict: str  # "edited valid", or whose error it is
 
 
 class World(NamedTuple):
@@ -98,7 +108,11 @@ class Memory:
         return len(self.lifelong.blocks) - 1
 
     def lesson(self, index: int, task: str) -> Lesson:
-        """Relabels and edits one block for a task; the reward counts where it was given for this task."""
+        """Relabels and edits one block for a task."""
+        return self._carry_out(index, self.decide(index, task), task)
+
+    def decide(self, index: int, task: str) -> Plan:
+        """What of a block is kept and edited for a task; a reward counts where it was given for this task."""
         block = self.lifelong.blocks[index]
         decided = Plan((), (), Counter())
         if self.arm != "reward":
@@ -109,7 +123,7 @@ class Memory:
             decided = plan(times, self.captions, task, orchestrator, self.hindsight, may_edit)
         if self.lifelong.tasks[index] == task:
             decided = with_rewarded(decided, block.extras["success"], block.length, task)
-        return self._carry_out(index, decided, task)
+        return decided
 
     def _carry_out(self, index: int, decided: Plan, task: str) -> Lesson:
         block, discount = self.lifelong.blocks[index], self.hindsight.discount
@@ -125,22 +139,23 @@ class Memory:
             )
             counts["kept valid"] += is_valid
             counts["wrong detector"] += not is_valid
-        for request, frames, verdict in self._edited(index, decided):
-            goal, end = goals.index(request.desired), request.end
+        for edited in self.edited(index, decided.requests):
+            _, end, _, desired, _ = edited.request
+            goal, episode = goals.index(desired), edited.request.episode
             pieces.append(
-                episode_steps(block, request.episode, end, discount, goal, frames, is_edited=True)
+                episode_steps(block, episode, end, discount, goal, edited.frames, is_edited=True)
             )
             counts["edited"] += 1
-            counts[verdict] += 1
+            counts[edited.verdict] += 1
         if not pieces:
             return Lesson(None, counts)
         return Lesson(jax.tree.map(lambda *x: np.concatenate(x), *pieces), counts)
 
-    def _edited(self, index: int, decided: Plan):
-        """Requests with their frames, from the cache or from the editor, and what is true of them."""
+    def edited(self, index: int, requests: Sequence[Request]) -> Iterator[Edited]:
+        """Requests carried out, from the cache or by the editor; not those whose colours are not seen."""
         block = self.lifelong.blocks[index]
         name = lambda r: (index, r.episode, r.swaps)
-        missing = {name(r): r for r in decided.requests if name(r) not in self.edits}
+        missing = {name(r): r for r in requests if name(r) not in self.edits}
         key = key_at(self.root, "edit", index)
         frames, seen, wanted = run_requests(
             block,
@@ -157,11 +172,10 @@ class Memory:
                 jnp.asarray(one[None]), jnp.asarray(block.extras["qpos"][None, request.episode])
             )
             self.edits[which] = (one, before, after, np.asarray(shown)[0])
-        for request in decided.requests:
+        for request in requests:
             one, before, after, shown = self.edits[name(request)]
-            if (before == after).all():  # the colour to change is not seen
-                continue
-            yield request, one, self._verdict(block, request, after, shown)
+            if (before != after).any():
+                yield Edited(request, one, after, self._verdict(block, request, after, shown))
 
     def _verdict(self, block: Episode, request, wanted: np.ndarray, shown: np.ndarray) -> str:
         """Whether the edited piece truly shows a success at the desired sub-goal, and whose error it is if not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,22 @@ def collect(options: Collect) -> None:
         run = lambda key: rollout(env, random_actions(env.spec), (), key, options.episodes)
     episodes = jax.device_get(jax.jit(run)(jax.random.key(options.seed)))
     path = options.out / "episodes.safetensors"
-    write_episodes(path, episodes, options.task)
+    write_episodes(path, episodes, options.task, env.config.cameras)
     write_videos(options.out, episodes, options.videos)
     succeeded = int(episodes.extras["success"].sum())
     print(f"{path}: {options.episodes} episodes, {succeeded} reached the goal")
 
 
-def make_world(mode: str, task: str, resolution: int = 64) -> Any:
-    """The world of a command."""
+def make_world(
+    mode: str, task: str, resolution: int = 64, cameras: Sequence[str] | None = None
+) -> Any:
+    """The world of a command; None are its own cameras."""
     from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
 
-    return RgbStacking(RgbStackingConfig(mode=mode, task=task, resolution=resolution))
+    cameras = RgbStackingConfig.cameras if cameras is None else tuple(cameras)
+    return RgbStacking(
+        RgbStackingConfig(mode=mode, task=task, resolution=resolution, cameras=cameras)
+    )
 
 
 def write_videos(folder: Path, episodes: Any, count: int) -> None:

@@ -64,7 +64,7 @@ def _train(name: str, options: Any) -> None:
     import numpy as np
 
     from daag_jax.algorithms import make
-    from daag_jax.data.disk import read_episodes
+    from daag_jax.data.disk import cameras_of_file, read_episodes
     from daag_jax.data.windows import draw_windows, episode_data
     from daag_jax.training.fit import Sampler, fit
     from daag_jax.types import Spec
@@ -96,6 +96,7 @@ def _train(name: str, options: Any) -> None:
             "mode": "primitive" if spec.action_dim == 3 else "cartesian",
             "task": task,
             "resolution": spec.image_shape[1],
+            "cameras": cameras_of_file(options.episodes) or None,
         },
     }
     folder = Path(options.fit.directory)

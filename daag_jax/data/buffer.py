@@ -37,8 +37,9 @@ class LifelongBuffer(NamedTuple):
             ValueError: an observation or action is not finite.
         """
         block = jax.tree.map(np.asarray, jax.device_get(episodes))
-        for name in ("observations", "actions", "rewards"):
-            if not np.isfinite(getattr(block, name)).all():
+        numbers = {name: getattr(block, name) for name in ("observations", "actions", "rewards")}
+        for name, value in (numbers | block.extras).items():
+            if not np.isfinite(value).all():
                 raise ValueError(
                     f"{name} of the episodes hold NaN or infinity; they are not stored."
                 )

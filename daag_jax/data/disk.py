@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,32 @@ from daag_jax.types import Episode
 FIELDS = ("observations", "images", "actions", "rewards", "length")
 
 
-def write_episodes(path: str | Path, episodes: Episode, task: str = "") -> None:
-    """Writes a block of episodes [B, ...] and the task it was collected for."""
+def write_episodes(
+    path: str | Path, episodes: Episode, task: str = "", cameras: Sequence[str] = ()
+) -> None:
+    """Writes a block of episodes [B, ...], the task it was collected for, and the names of its views.
+
+    Raises:
+        OSError: there is no room; nothing is left behind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.ascontiguousarray(getattr(episodes, name)) for name in FIELDS}
     tensors |= {f"extras/{k}": np.ascontiguousarray(v) for k, v in episodes.extras.items()}
     scratch = path.with_name(path.name + ".partial")
-    save_file(tensors, scratch, metadata={"task": json.dumps(task), "kind": "episodes"})
-    scratch.replace(path)
+    metadata = {"task": json.dumps(task), "cameras": json.dumps(cameras), "kind": "episodes"}
+    try:
+        save_file(tensors, scratch, metadata=metadata)
+        scratch.replace(path)
+    except (SafetensorError, OSError) as error:
+        scratch.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written ({error}); make room and start again.") from error
+
+
+def cameras_of_file(path: str | Path) -> tuple[str, ...]:
+    """Names of the views of a file of episodes; empty where it does not say."""
+    with safe_open(path, framework="numpy") as file:
+        return tuple(json.loads((file.metadata() or {}).get("cameras", "[]")))
 
 
 def read_episodes(path: str | Path) -> tuple[Episode, str]:

@@ -6,7 +6,7 @@ a frame by the colours that it shows.  (This stands where a system on real video
 A *swap* maps colours to colours.  Its mode settles the census problem of specs/daag.md section 1.3:
 
     replace    red -> green only: a scene with a green object then has two
-    exchange   red <-> green
+    exchange   red <-> green; a chain of pairs (blue -> red -> green) closes into a cycle
     permute    the given pairs, closed to a permutation of the colours that are present
 """
 
@@ -79,11 +79,24 @@ def swap_mapping(
     for source, target in pairs:
         if source in mapping:
             mapping[source] = target
-        if mode == "exchange" and target in mapping and target not in dict(pairs):
-            mapping[target] = source
+    if mode == "exchange":
+        return close_cycles(mapping, [source for source, _ in pairs])
     if mode == "permute":
         return close_permutation(mapping, [source for source, _ in pairs])
     return mapping
+
+
+def close_cycles(mapping: dict[str, str], sources: Sequence[str]) -> dict[str, str]:
+    """Gives each displaced colour to the object at the start of the chain that displaced it."""
+    back = {mapping[color]: color for color in sources if color in mapping}
+    closed = dict(mapping)
+    for color in mapping:
+        if color in back and color not in sources:
+            start = color
+            while start in back:
+                start = back[start]
+            closed[color] = start
+    return closed
 
 
 def close_permutation(mapping: dict[str, str], sources: Sequence[str]) -> dict[str, str]:

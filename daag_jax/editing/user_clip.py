@@ -51,7 +51,7 @@ def clip_of_frames(
     """One clip (N = 1) of uint8 frames [T, H, W, 3], scaled to ``size`` px, with the geometry there is.
 
     Raises:
-        ValueError: frames, depth, normals or segmentation do not belong together; the message names which.
+        ValueError: frames, depth, normals or segmentation do not belong together or hold NaN; the message names which.
     """
     if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
         raise ValueError(
@@ -63,6 +63,12 @@ def clip_of_frames(
         if value is not None and value.shape != wanted:
             raise ValueError(
                 f"{name} has shape {list(value.shape)}, the frames want {list(wanted)}."
+            )
+        # infinitely far is a depth; NaN is none
+        if value is not None and np.isnan(value).any():
+            frame = int(np.argwhere(np.isnan(value))[0, 0])
+            raise ValueError(
+                f"{name} holds NaN, first in frame {frame}; use inf where the depth is unknown, and leave normals out."
             )
     small = resized(rgb, size, smooth=True)
     if segmentation is None:

@@ -10,14 +10,18 @@ is what a robot feels (no privileged state); pixels are rendered only where they
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-from brax.envs.base import State
 from jaxtyping import Array, Bool
 
 from daag_jax.envs.renderer import Frame
 from daag_jax.types import Key, Spec
+
+with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that its optional Warp is missing
+    from brax.envs.base import State
 
 __all__ = ["Env", "PixelEnv", "State"]
 

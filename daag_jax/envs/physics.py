@@ -6,17 +6,13 @@ states are stored, compared and reset by the thousand.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import mujoco
 from jaxtyping import Array, Float
-
-with contextlib.redirect_stdout(io.StringIO()):  # it prints that its optional Warp is missing
-    from mujoco import mjx
+from mujoco import mjx
 
 
 class PhysicsState(NamedTuple):

@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from brax.envs.base import State
 from jaxtyping import Array
 
-from daag_jax.envs.env import PixelEnv
+from daag_jax.envs.env import PixelEnv, State
 from daag_jax.envs.renderer import Frame
 from daag_jax.evaluation.rollout import rollout
 from daag_jax.types import Context, Episode, Key

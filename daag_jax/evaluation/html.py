@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from daag_jax.evaluation import figures, video
 from daag_jax.training.report import read_metrics
 
+GENERATOR = "daag report"
+
 
 class Item(NamedTuple):
     """A piece of a page; ``kind`` is text, figure, table or video."""
@@ -43,6 +45,7 @@ class Page(NamedTuple):
     lead: str = ""
     numbers: Sequence[tuple[str, str]] = ()  # headline figures: (value, what it is)
     footer: str = ""
+    generator: str = ""  # what made the page, if not the run itself
 
 
 class Table(NamedTuple):
@@ -110,10 +113,15 @@ def write(page: Page, path: str | Path) -> Path:
 def report_of_run(directory: str | Path) -> Path:
     """``report.html`` of a run folder, from its metrics, results and videos.
 
+    A page that the run wrote itself, which shows more, is left as it is.
+
     Raises:
         FileNotFoundError: the folder holds none of them.
     """
     folder = Path(directory)
+    page = folder / "report.html"
+    if page.is_file() and f'name="generator" content="{GENERATOR}"' not in page.read_text():
+        return page
     sections, numbers = [], []
     if (folder / "results.json").is_file():
         results = json.loads((folder / "results.json").read_text())
@@ -130,7 +138,7 @@ def report_of_run(directory: str | Path) -> Path:
             f"{folder} holds no metrics.jsonl, results.json or .mp4; give the folder of a run."
         )
     footer = f"{folder.name}, {time.strftime('%Y-%m-%d %H:%M')}"
-    return write(Page(folder.name, sections, "", numbers, footer), folder / "report.html")
+    return write(Page(folder.name, sections, "", numbers, footer, GENERATOR), page)
 
 
 def metric_figures(rows: Sequence[dict[str, Any]]) -> list[Item]:

@@ -88,7 +88,7 @@ def test_outcomes_of_a_language_model_are_shown(setup, arms, capsys):
 
 
 def test_the_page_is_one_self_contained_file(setup, arms, tmp_path):
-    page = report_page(TASKS, setup, arms, summarise(TASKS, setup, arms))
+    page = report_page(TASKS, setup, arms, summarise(TASKS, setup, arms), [])
     text = html.write(page, tmp_path / "report.html").read_text()
     assert "0.25" in text and "+ hindsight augmentation" in text
     assert 'src="http' not in text and 'href="http' not in text

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from daag_jax.data.buffer import (
     LifelongBuffer,
@@ -14,7 +15,7 @@ from daag_jax.data.buffer import (
     episode_steps,
     sample_steps,
 )
-from daag_jax.data.disk import read_episodes, write_episodes
+from daag_jax.data.disk import cameras_of_file, read_episodes, write_episodes
 from daag_jax.types import Episode, Spec
 
 SPEC = Spec(2, 1, image_shape=(1, 4, 4, 3))
@@ -102,6 +103,10 @@ def test_broken_episodes_are_not_stored():
     broken.actions[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="actions"):
         LifelongBuffer().add(broken, "task")
+    broken = episodes()
+    broken.extras["qpos"] = np.full((3, 2), np.inf)
+    with pytest.raises(ValueError, match="qpos"):
+        LifelongBuffer().add(broken, "task")
     assert LifelongBuffer().add(episodes(), "task").num_episodes == 3
 
 
@@ -111,6 +116,25 @@ def test_episodes_on_disk_are_read_back_exactly(tmp_path):
     again, task = read_episodes(path)
     assert task == "Stack things"
     jax.tree.map(np.testing.assert_array_equal, again, block)
+
+
+def test_a_file_names_its_views(tmp_path):
+    path = tmp_path / "block.safetensors"
+    write_episodes(path, episodes(), "x", ("left", "right"))
+    assert cameras_of_file(path) == ("left", "right")
+    write_episodes(path, episodes(), "x")
+    assert cameras_of_file(path) == ()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_, **__):
+        (tmp_path / "block.safetensors.partial").write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("daag_jax.data.disk.save_file", full)
+    with pytest.raises(OSError, match="block.safetensors cannot be written.*No space left"):
+        write_episodes(tmp_path / "block.safetensors", episodes())
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_files_are_refused_by_name(tmp_path):

@@ -37,6 +37,30 @@ def test_exchanging_and_permuting_keep_the_census():
     assert mapped("permute", ("red", "green"), ("blue", "red")) == ("green", "blue", "red")
 
 
+@pytest.mark.parametrize("mode", ["exchange", "permute"])
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        (("red", "green"), ("blue", "red")),
+        (("red", "green"), ("blue", "yellow")),
+        (("red", "green"), ("green", "blue"), ("blue", "red")),
+        (("purple", "green"),),
+    ],
+)
+def test_several_swaps_do_as_asked_and_keep_the_census(mode, pairs):
+    present = ("red", "green", "blue", "yellow")
+    mapping = swap_mapping(pairs, present, mode)
+    assert sorted(mapping.values()) == sorted(present)
+    assert all(mapping[source] == target for source, target in pairs if source in present)
+
+
+def test_two_exchanges_stay_apart():
+    mapping = swap_mapping(
+        (("red", "yellow"), ("blue", "green")), ("red", "green", "blue", "yellow"), "exchange"
+    )
+    assert mapping == {"red": "yellow", "yellow": "red", "blue": "green", "green": "blue"}
+
+
 def test_permuting_to_a_new_color_moves_nothing_else():
     assert mapped("permute", ("red", "pink")) == ("pink", "green", "blue")
 

@@ -40,3 +40,10 @@ def test_frames_of_another_size_are_scaled_with_their_geometry():
 def test_geometry_of_another_shape_is_refused_by_name():
     with pytest.raises(ValueError, match=r"depth has shape \[2, 9, 9\]"):
         clip_of_frames(two_squares(), depth=np.zeros((2, 9, 9)))
+
+
+def test_geometry_that_is_not_a_number_is_refused():
+    depth = np.ones((2, 64, 64))
+    depth[1, 3, 3] = np.nan
+    with pytest.raises(ValueError, match="depth holds NaN, first in frame 1"):
+        clip_of_frames(two_squares(), depth=depth)
