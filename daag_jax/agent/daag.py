@@ -151,19 +151,23 @@ class Programs:
             raise ValueError(
                 f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
             )
-        env = world.env
+        env, self.instruct = world.env, world.instruct
+        spec = env.spec._replace(task_dim=self.instruction(config.tasks[0]).size)
         self.group = group = min(config.group, config.episodes)
         self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes // group, config.batch))
-        self.algorithm = self_imitation(config.policy, env.spec)
+        self.algorithm = self_imitation(config.policy, spec)
         act = self.algorithm.act
+        told = lambda instruction: instruction if spec.task_dim else None
 
-        def run(shared: tuple[Trainable, Task], key: Key, scales: Array) -> Episode:
-            policy, task = shared
-            return rollout(env, act, policy, key, group, task, env.default_colors, explore=scales)
+        def run(shared: tuple[Trainable, Task, Array], key: Key, scales: Array) -> Episode:
+            policy, task, instruction = shared
+            arguments = (key, group, task, env.default_colors, told(instruction))
+            return rollout(env, act, policy, *arguments, explore=scales)
 
-        def train(policy: Trainable, steps: Steps, size, key):
+        def train(policy: Trainable, steps: Steps, size, key: Key, instruction: Array):
             sample_key, update_key = jax.random.split(key)
-            batch = sample_steps(steps, size, sample_key, config.batch, None, config.edited_share)
+            arguments = (sample_key, config.batch, told(instruction), config.edited_share)
+            batch = sample_steps(steps, size, *arguments)
             return self.algorithm.update(policy, split_batch(batch, mesh), update_key)
 
         everywhere = NamedSharding(mesh, PartitionSpec())
@@ -171,10 +175,14 @@ class Programs:
         self.train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
         self._collect = grouped_rollout(run, mesh)
 
-    def collect(self, policy: Trainable, key: Key, task: Task, scales: Array) -> Episode:
+    def instruction(self, task: str) -> Float[np.ndarray, "D"]:
+        """What the policy is told of a task; nothing (D = 0) in a world without ``instruct``."""
+        return np.zeros(0, np.float32) if self.instruct is None else self.instruct(task)
+
+    def collect(self, policy: Trainable, key: Key, task: Task, told: Array, scales: Array):
         """Episodes of the policy, each decision exploring by its scale [B, D]."""
         scales = scales.reshape(-1, self.group, scales.shape[-1])
-        return self._collect((policy, task), jax.random.split(key, len(scales)), scales)
+        return self._collect((policy, task, told), jax.random.split(key, len(scales)), scales)
 
 
 def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
@@ -273,10 +281,10 @@ class _Agent:
             counts["succeeded"] += int(self._truly_reached(block, task)[:, -1].sum())
             if lesson.steps is not None:
                 state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
-        policy, _ = self._train(state, "train-extracted", step)
+        policy, _ = self._train(state, task, "train-extracted", step)
         return state._replace(policy=policy), counts
 
-    def _train(self, state: AgentState, name: str, step: int) -> tuple[Trainable, dict]:
+    def _train(self, state: AgentState, task: str, name: str, step: int) -> tuple[Trainable, dict]:
         """Self-imitation of what the buffer holds, with keys of that name and step."""
         policy, metrics = state.policy, {}
         if not int(state.buffer.size):
@@ -284,19 +292,21 @@ class _Agent:
         if not self.config.warm_start:
             policy = self.programs.init(key_at(self.root, "policy", step))
         steps = replicate(state.buffer.steps, self.programs.mesh)
+        data = (steps, state.buffer.size)
+        told = self.programs.instruction(task)
         for n in range(self.config.train_steps):
             key = key_at(self.root, name, step * self.config.train_steps + n)
-            policy, metrics = self.programs.train(policy, steps, state.buffer.size, key)
+            policy, metrics = self.programs.train(policy, *data, key, told)
         return policy, metrics
 
     def _iterate(self, state: AgentState, step: int, task: str) -> tuple[AgentState, dict]:
         collect_key = key_at(self.root, "collect", step)
-        parsed = parse_task(task, self.world.env.config.colors)
+        what = (parse_task(task, self.world.env.config.colors), self.programs.instruction(task))
         shape = (self.config.episodes, self.world.env.horizon)
         scales = np.full(shape, EXPLORE_ALL, np.float32)
         if int(state.buffer.size):  # before anything is learnt, all is random
             scales = return_then_explore(key_at(self.root, "switch", step), *shape)
-        episodes = self.programs.collect(state.policy, collect_key, parsed, scales)
+        episodes = self.programs.collect(state.policy, collect_key, *what, scales)
         episodes = jax.device_get(episodes)
         index = self.memory.add(episodes, task)
         if self.directory is not None:
@@ -305,9 +315,9 @@ class _Agent:
         lesson = self.memory.lesson(index, task)
         if lesson.steps is not None:
             state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
-        policy, metrics = self._train(state, "train", step)
+        policy, metrics = self._train(state, task, "train", step)
         calm = np.zeros(shape, np.float32)
-        tested = self.programs.collect(policy, key_at(self.root, "test", step), parsed, calm)
+        tested = self.programs.collect(policy, key_at(self.root, "test", step), *what, calm)
         row = {
             "episodes": int(episodes.length.shape[0]),
             "rewarded": int(episodes.extras["success"].sum()),

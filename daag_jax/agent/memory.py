@@ -57,6 +57,8 @@ class World(NamedTuple):
         ""  # of what env and orchestrator were made from; a run continues only with the same
     )
     editor_identity: str = ""  # of what augment was made from
+    # the embedding [D] of a task that the policy is told; with one policy per task it may go untold
+    instruct: Callable[[str], np.ndarray] | None = None
 
 
 class Lesson(NamedTuple):

@@ -5,6 +5,7 @@ The detectors know the novel task's captions by name only: no real frame is labe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,9 @@ from daag_jax.envs.tasks.rgb_stacking import (
 )
 from daag_jax.names import check_name
 from daag_jax.networks.clip import weights as clip_weights
+from daag_jax.networks.clip.config import ClipConfig
+from daag_jax.networks.clip.model import make_clip
+from daag_jax.networks.clip.tokenizer import WordTokenizer
 from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.keys import key_at
 
@@ -75,6 +79,7 @@ class SetupConfig:
     means: Literal["diffusion", "recolour", "oracle"] = "diffusion"  # of the agent's own edits
     editor: EditorConfig = COMPACT_EDIT
     orchestrator: OrchestratorConfig = OrchestratorConfig()
+    instructed: bool = False  # the policy is told its task; a constant where each task has its own
     seed: int = 0
 
     def __post_init__(self):
@@ -129,8 +134,19 @@ def make_world(config: SetupConfig) -> World:
         make_looker(env),
         make_augmenter(config.means, env, editor, config.editor),
         make_orchestrator(config.orchestrator, config.seed),
-        repr((config.cameras, identity_of(config.orchestrator, config.seed))),
+        repr((config.cameras, identity_of(config.orchestrator, config.seed), config.instructed)),
         repr((config.means, config.editor)),
+        make_instruct(config.detector.clip) if config.instructed else None,
+    )
+
+
+def make_instruct(config: ClipConfig) -> Callable[[str], np.ndarray]:
+    """``task -> embedding [D]`` by the text tower of the shipped CLIP; each task is read once."""
+    encode = jax.jit(make_clip(config).encode_text)
+    params = clip_weights.load(asset("clip.safetensors"), config)
+    tokenizer = WordTokenizer(config.text_config.max_position_embeddings)
+    return functools.cache(
+        lambda task: np.asarray(encode(params, jnp.asarray(tokenizer([task]))))[0]
     )
 
 
@@ -208,8 +224,8 @@ def prepare(
         ValueError: the directory holds a setup of another configuration.
     """
     store = Checkpoints(Path(directory) / "setup", keep=1)
-    # neither the agent's own edits nor its orchestrator have a part in the detectors
-    same = replace(config, means="diffusion", orchestrator=OrchestratorConfig())
+    # neither the agent's own edits, its orchestrator nor its policy have a part in the detectors
+    same = replace(config, means="diffusion", orchestrator=OrchestratorConfig(), instructed=False)
     if not store.steps():
         setup = build(config, say)
         stored = {"detectors": setup.detectors, "pictures": setup.pictures}

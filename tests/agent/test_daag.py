@@ -19,9 +19,10 @@ from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
 from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.self_imitation import SelfImitationConfig
 from daag_jax.assets import asset
-from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
+from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig, parse_task
 from daag_jax.networks.clip import weights
 from daag_jax.networks.clip.config import COMPACT_CLIP
+from daag_jax.training.checkpoint import Checkpoints
 
 POLICY = SelfImitationConfig(
     width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,), exploration=Exploration(0.1)
@@ -107,6 +108,22 @@ def test_the_reward_arm_needs_no_detector(parts):
     assert all(row["edited"] == 0 and row["kept"] == row["rewarded"] for row in rows)
 
 
+def test_a_policy_that_is_told_its_task_runs_and_hears_it(parts):
+    world, detector, _ = parts
+    told = world._replace(instruct=lambda task: np.float32([len(task), 1, 0]) / 32)
+    programs = Programs(told, CONFIG)
+    rows = run_daag(told, detector, replace(CONFIG, iterations=1), programs=programs)
+    assert len(rows) == 2 and rows[0]["buffer"] and rows[0]["loss"] is not None
+    task, calm = parse_task(CONFIG.tasks[0], told.env.config.colors), np.zeros((4, 1), np.float32)
+    act = lambda instruction: (
+        programs.collect(
+            programs.init(jax.random.key(0)), jax.random.key(1), task, instruction, calm
+        ).actions
+    )
+    red, green = (programs.instruction(name) for name in CONFIG.tasks)
+    assert not np.array_equal(act(red), act(green))
+
+
 def test_episodes_follow_the_policy_first_and_explore_then(key):
     scales = return_then_explore(key, 200, 4)
     explores = scales > 1.0
@@ -147,7 +164,7 @@ def test_a_choice_out_of_range_is_named(kind, values):
 
 @pytest.mark.slow
 def test_a_killed_process_continues_bit_for_bit(tmp_path):
-    """SIGKILL at a random moment, start again: the same rows as a run that nobody killed."""
+    """SIGKILL at a random moment, start again: the rows and the last state of a run that nobody killed."""
     code = (
         "import sys, json; sys.path.insert(0, 'tests/agent'); import test_daag as t;"
         "world, detector, programs = t.parts.__wrapped__();"
@@ -164,3 +181,5 @@ def test_a_killed_process_continues_bit_for_bit(tmp_path):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert start("killed").communicate()[0].splitlines()[-1] == reference
+    last = lambda folder: Checkpoints(tmp_path / folder / "checkpoints").restore().state
+    jax.tree.map(np.testing.assert_array_equal, last("killed"), last("whole"))
