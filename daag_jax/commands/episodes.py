@@ -51,6 +51,10 @@ def collect(options: Collect) -> None:
     write_videos(options.out, episodes, options.videos)
     succeeded = int(episodes.extras["success"].sum())
     print(f"{path}: {options.episodes} episodes, {succeeded} reached the goal")
+    reached = episodes.extras["labels"][:, 1:].any(axis=1).mean(axis=0)
+    for caption, share in zip(env.captions, reached, strict=True):
+        if share > 0:
+            print(f"  {share:6.1%}  {caption}")
 
 
 def make_world(

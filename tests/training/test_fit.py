@@ -121,14 +121,15 @@ def test_a_given_state_is_continued_and_not_consumed():
 
 
 def test_sigkill_at_a_random_moment_then_restart_ends_bit_identical(tmp_path):
-    whole = start(tmp_path / "whole", 200)
+    whole = start(tmp_path / "whole", 1000)
     broken = tmp_path / "broken"
-    process = start(broken, 200)
+    process = start(broken, 1000)
     wait_for_first_checkpoint(process, broken)
     time.sleep(np.random.default_rng().uniform(0.0, 0.5))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    restarted = start(broken, 200)
+    assert process.returncode == -signal.SIGKILL  # it had not finished
+    restarted = start(broken, 1000)
     assert restarted.wait() == 0, restarted.communicate()[1]
     assert whole.wait() == 0, whole.communicate()[1]
     one, two = np.load(tmp_path / "whole" / "final.npz"), np.load(broken / "final.npz")

@@ -6,9 +6,9 @@ Two action modes:
     cartesian   velocity (x, y, z, yaw) and gripper in [-1, 1], 20 Hz, 400 steps: the official one
 
 A task is data (``info["task"]``: kind and the objects concerned), so one compiled step serves all tasks, and so are
-the colours of the cubes.  Success is the official predicate: centres within 5 cm in the plane, the upper one on the
-lower one, released.  Truths come from geometry (``rgb_stacking_scenes.relations_of``); a test holds them against
-contacts.
+the colours of the cubes.  Success is the official predicate, its contacts read from geometry: centres within 5 cm in
+the plane, the upper one 5 cm (within 12 mm) above the lower one, and not held (``rgb_stacking_scenes.relations_of``; a
+test compares with contacts).
 
 Differs from the original: no arm; cubes of 5 cm; and primitives read the cubes' heights from the simulator to know
 how far to descend, as the predecessor's inverse kinematics did.  The agent sees pixels and its own gripper only.
