@@ -34,7 +34,9 @@ from daag_jax.envs.experts.stacking import expert
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.envs.tasks.rgb_stacking import RgbStacking, Task, parse_task, task_sentences
 from daag_jax.envs.tasks.rgb_stacking_scenes import random_scene
+from daag_jax.envs.wrappers import sharded
 from daag_jax.evaluation.demonstrate import demonstrate
+from daag_jax.training.devices import mesh_for_batch
 from daag_jax.types import Episode, Key, Params
 
 AIM_ERROR = 0.15  # standard deviation, in half sides of the workspace
@@ -58,8 +60,8 @@ def still_frames(
 
 
 @functools.cache
-def clumsy_experts(env: RgbStacking):
-    """``(keys [B], tasks [B]) -> Episode``: one of each task, compiled once for a world."""
+def clumsy_experts(env: RgbStacking, batch: int):
+    """``(keys [B], tasks [B]) -> Episode``: one of each task, over all devices; compiled once for a world."""
 
     def one(key: Key, task: Task) -> Episode:
         return demonstrate(
@@ -69,7 +71,7 @@ def clumsy_experts(env: RgbStacking):
     def run(keys: Key, tasks: Task) -> Episode:
         return jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(keys, tasks))
 
-    return jax.jit(run)
+    return sharded(run, mesh_for_batch(batch))
 
 
 def episode_frames(
@@ -83,7 +85,7 @@ def episode_frames(
     known = [parse_task(task, env.config.colors) for task in tasks]
     known = jax.tree.map(lambda *x: jnp.stack(x), *known)
 
-    run = clumsy_experts(env)
+    run = clumsy_experts(env, batch)
     images, truth, qpos, found = [], [], [], 0
     while found < num:
         runs = len(images)
