@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from daag_jax.agent.hindsight import Request
+from daag_jax.editing.colors import name_pixels
 from daag_jax.editing.compact import CompactEditor, color_prompts
 from daag_jax.editing.editor import Clip, EditorConfig, make_editor
 from daag_jax.editing.masks import (
@@ -64,11 +65,13 @@ def make_augmenter(
         )
     by_view = lambda x: jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:])
 
-    def sensed(images: Array, qpos: Array) -> Clip:
-        """Clips of one view each, N V of them."""
-        draw = jax.vmap(jax.vmap(lambda q: env.render_qpos(q, env.default_colors)))
-        frame, rgb = draw(qpos), by_view(images)
-        instances = instances_by_color(rgb, env.default_colors)
+    any_colors = jnp.zeros((3,), jnp.int32)  # depth and normals do not depend on them
+
+    def sensed(images: Array, qpos: Array, seen: Array) -> Clip:
+        """Clips of one view each, N V of them, whose objects show the colours ``seen`` [N V, J]."""
+        frame = jax.vmap(jax.vmap(lambda q: env.render_qpos(q, any_colors)))(qpos)
+        rgb = by_view(images)
+        instances = jax.vmap(instances_by_color)(rgb, seen)
         return Clip(rgb, by_view(frame.depth), by_view(frame.normals), instances)
 
     def run(params, sentences, job: Job, key: Array) -> Array:
@@ -76,8 +79,8 @@ def make_augmenter(
         if means == "oracle":
             draw = jax.vmap(lambda q, c: jax.vmap(lambda one: env.render_qpos(one, c).rgb)(q))
             return draw(job.qpos, job.wanted)
-        clip = sensed(job.images, job.qpos)
         wanted, seen = (jnp.repeat(x, views, axis=0) for x in (job.wanted, job.seen))
+        clip = sensed(job.images, job.qpos, seen)
         is_edited = (wanted != seen) & (seen >= 0)
         if means == "recolour":
             edited = jax.vmap(recolor_clip)(clip.rgb, clip.segmentation, is_edited, wanted)
@@ -111,8 +114,9 @@ def make_looker(env: PixelEnv) -> Callable[[Array, Array], Array]:
 @jax.jit
 def seen_colors(images: UInt8[Array, "N T V H W 3"], colors: Int[Array, "J"]) -> Int[Array, "N J"]:
     """Those of a world's colours that a clip shows, -1 in the place of one that it does not."""
-    flat = images.reshape(images.shape[0], -1, *images.shape[3:])
-    return jax.vmap(lambda rgb: instance_colors(rgb, instances_by_color(rgb, colors)))(flat)
+    names = name_pixels(images).reshape(images.shape[0], -1, 1)
+    is_seen = jnp.any(names == colors[None, None], axis=1)
+    return jnp.where(is_seen, colors[None], -1)
 
 
 def run_requests(

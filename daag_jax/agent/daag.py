@@ -69,7 +69,9 @@ class DaagConfig:
         64  # collected per iteration, and as many without exploration to measure success
     )
     group: int = 16  # worlds that share a key and step together
-    train_steps: int = 300  # of self-imitation per iteration
+    train_steps: int = (
+        300  # of self-imitation per iteration, and on what a new task finds in earlier episodes
+    )
     batch: int = 32
     # keep training one policy within a task: better after few steps, but what the first data taught may stay for ever
     # (Ash and Adams 2020)
@@ -151,23 +153,23 @@ class Programs:
             raise ValueError(
                 f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
             )
-        env, self.instruct = world.env, world.instruct
+        env, self._instruct = world.env, world.instruct
         spec = env.spec._replace(task_dim=self.instruction(config.tasks[0]).size)
         self.group = group = min(config.group, config.episodes)
         self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes // group, config.batch))
         self.algorithm = self_imitation(config.policy, spec)
         act = self.algorithm.act
-        told = lambda instruction: instruction if spec.task_dim else None
+        given = lambda instruction: instruction if spec.task_dim else None
 
         def run(shared: tuple[Trainable, Task, Array], key: Key, scales: Array) -> Episode:
             policy, task, instruction = shared
-            arguments = (key, group, task, env.default_colors, told(instruction))
-            return rollout(env, act, policy, *arguments, explore=scales)
+            world = (task, env.default_colors, given(instruction))
+            return rollout(env, act, policy, key, group, *world, explore=scales)
 
         def train(policy: Trainable, steps: Steps, size, key: Key, instruction: Array):
             sample_key, update_key = jax.random.split(key)
-            arguments = (sample_key, config.batch, told(instruction), config.edited_share)
-            batch = sample_steps(steps, size, *arguments)
+            wanted = (config.batch, given(instruction), config.edited_share)
+            batch = sample_steps(steps, size, sample_key, *wanted)
             return self.algorithm.update(policy, split_batch(batch, mesh), update_key)
 
         everywhere = NamedSharding(mesh, PartitionSpec())
@@ -177,12 +179,15 @@ class Programs:
 
     def instruction(self, task: str) -> Float[np.ndarray, "D"]:
         """What the policy is told of a task; nothing (D = 0) in a world without ``instruct``."""
-        return np.zeros(0, np.float32) if self.instruct is None else self.instruct(task)
+        return np.zeros(0, np.float32) if self._instruct is None else self._instruct(task)
 
-    def collect(self, policy: Trainable, key: Key, task: Task, told: Array, scales: Array):
+    def collect(
+        self, policy: Trainable, key: Key, task: Task, instruction: Array, scales: Array
+    ) -> Episode:
         """Episodes of the policy, each decision exploring by its scale [B, D]."""
         scales = scales.reshape(-1, self.group, scales.shape[-1])
-        return self._collect((policy, task, told), jax.random.split(key, len(scales)), scales)
+        keys = jax.random.split(key, len(scales))
+        return self._collect((policy, task, instruction), keys, scales)
 
 
 def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
@@ -195,13 +200,18 @@ def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.nda
     return np.where(np.arange(decisions)[None] < switch, 1.0, EXPLORE_ALL).astype(np.float32)
 
 
+def memory_of(world: World, detector: Detector | None, config: DaagConfig) -> Memory:
+    """The memory of a run, empty; its edits are drawn from the run's key."""
+    return Memory(world, detector, config.arm, config.hindsight, jax.random.key(config.seed))
+
+
 class _Agent:
     """One run: its episodes, its place in the sequence of tasks, its rows."""
 
     def __init__(self, world, detector, config: DaagConfig, programs: Programs, directory):
         self.world, self.config, self.programs = world, config, programs
         self.root = jax.random.key(config.seed)
-        self.memory = Memory(world, detector, config.arm, config.hindsight, self.root)
+        self.memory = memory_of(world, detector, config)
         for task in config.tasks:  # an unknown one is refused before hours of work
             parse_task(task, world.env.config.colors)
         self.identity = {
@@ -292,21 +302,21 @@ class _Agent:
         if not self.config.warm_start:
             policy = self.programs.init(key_at(self.root, "policy", step))
         steps = replicate(state.buffer.steps, self.programs.mesh)
-        data = (steps, state.buffer.size)
-        told = self.programs.instruction(task)
+        size, instruction = state.buffer.size, self.programs.instruction(task)
         for n in range(self.config.train_steps):
             key = key_at(self.root, name, step * self.config.train_steps + n)
-            policy, metrics = self.programs.train(policy, *data, key, told)
+            policy, metrics = self.programs.train(policy, steps, size, key, instruction)
         return policy, metrics
 
     def _iterate(self, state: AgentState, step: int, task: str) -> tuple[AgentState, dict]:
         collect_key = key_at(self.root, "collect", step)
-        what = (parse_task(task, self.world.env.config.colors), self.programs.instruction(task))
+        parsed = parse_task(task, self.world.env.config.colors)
+        instruction = self.programs.instruction(task)
         shape = (self.config.episodes, self.world.env.horizon)
         scales = np.full(shape, EXPLORE_ALL, np.float32)
         if int(state.buffer.size):  # before anything is learnt, all is random
             scales = return_then_explore(key_at(self.root, "switch", step), *shape)
-        episodes = self.programs.collect(state.policy, collect_key, *what, scales)
+        episodes = self.programs.collect(state.policy, collect_key, parsed, instruction, scales)
         episodes = jax.device_get(episodes)
         index = self.memory.add(episodes, task)
         if self.directory is not None:
@@ -317,7 +327,8 @@ class _Agent:
             state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
         policy, metrics = self._train(state, task, "train", step)
         calm = np.zeros(shape, np.float32)
-        tested = self.programs.collect(policy, key_at(self.root, "test", step), *what, calm)
+        test_key = key_at(self.root, "test", step)
+        tested = self.programs.collect(policy, test_key, parsed, instruction, calm)
         row = {
             "episodes": int(episodes.length.shape[0]),
             "rewarded": int(episodes.extras["success"].sum()),

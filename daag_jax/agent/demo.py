@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
 
-from daag_jax.agent.daag import EPISODES, DaagConfig, Programs, run_daag
+from daag_jax.agent.daag import EPISODES, DaagConfig, Programs, memory_of, run_daag
 from daag_jax.agent.demo_report import (
     ARM_NAMES,
     DETECTORS,
@@ -27,7 +26,6 @@ from daag_jax.agent.demo_report import (
     report_page,
     summarise,
 )
-from daag_jax.agent.memory import Memory
 from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import html
 
@@ -39,7 +37,7 @@ class DemoConfig:
     directory: str = "runs/demo"
     iterations: int = 2  # of each task
     episodes: int = 160  # per iteration
-    train_steps: int = 100  # per iteration
+    train_steps: int = 100  # per iteration, and on what a new task finds in earlier episodes
     capacity: int = 1024  # steps of the task buffer
     setup: Annotated[SetupConfig, tyro.conf.arg(name="")] = SetupConfig()  # seed, detector, ...
 
@@ -104,14 +102,8 @@ def run(config: DemoConfig = DemoConfig()) -> dict:
     (directory / "results.json").write_text(json.dumps(results, indent=1))
     print_table(results)
     files = [directory / "hindsight" / EPISODES.format(i) for i in range(config.iterations)]
-    memory = Memory(
-        setup.world,
-        setup.detectors[DETECTORS["hindsight"]],
-        "hindsight",
-        base.hindsight,
-        jax.random.key(base.seed),
-    )
-    films = edited_films(memory, files, tasks[-1])
+    detector = setup.detectors[DETECTORS["hindsight"]]
+    films = edited_films(memory_of(setup.world, detector, base), files, tasks[-1])
     page = html.write(report_page(tasks, setup, arms, results, films), directory / "report.html")
     progress.say(f"report: {page}")
     return results

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from daag_jax.agent.augmenter import Job, make_augmenter
 from daag_jax.agent.memory import Memory
 from daag_jax.agent.orchestrator import RuleOrchestrator
 from daag_jax.agent.setup import Setup
 from daag_jax.data.disk import read_episodes
-from daag_jax.envs.env import PixelEnv
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import success_rate
 
@@ -171,7 +170,7 @@ def edited_films(
         memory: an empty one of the run; the same edits come out.
         files: the run's first blocks of episodes, in order.
     """
-    items = []
+    items, repaint = [], make_augmenter("oracle", memory.world.env, None)
     for index in [memory.add(*read_episodes(file)) for file in files][::-1]:
         requests = memory.decide(index, task).requests
         # the longest ones show most
@@ -179,7 +178,9 @@ def edited_films(
         block = memory.lifelong.blocks[index]
         for edited in memory.edited(index, requests):
             episode, end, achieved, desired, _ = edited.request
-            oracle = _repainted(memory.world.env, block.extras["qpos"][episode], edited.colors)
+            states, colors = block.extras["qpos"][episode], edited.colors
+            job = Job(*(jnp.asarray(x)[None] for x in (edited.frames, states, colors, colors)))
+            oracle = np.asarray(repaint(job, memory.root))[0]
             shown = (block.images[episode], edited.frames, oracle)
             verdict = "the label is true" if edited.verdict == "edited valid" else edited.verdict
             caption = f"{achieved} → {desired} ({verdict})"
@@ -187,12 +188,6 @@ def edited_films(
                 html.comparison(*(x[: end + 1, 0] for x in shown), caption=caption, fps=1.5)
             )
     return items
-
-
-def _repainted(env: PixelEnv, qpos: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Frames [T + 1, V, H, W, 3] of stored states in other colours."""
-    draw = jax.vmap(lambda q: env.render_qpos(q, jnp.asarray(colors)).rgb)
-    return np.asarray(draw(jnp.asarray(qpos)))
 
 
 def slide_show(pictures: dict[str, np.ndarray], length: int = 8) -> html.Item:

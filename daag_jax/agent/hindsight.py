@@ -129,10 +129,19 @@ def plan(
 
 
 def with_rewarded(
-    decided: Plan, success: Bool[np.ndarray, "B"], length: Int[np.ndarray, "B"], task: str
+    decided: Plan,
+    success: Bool[np.ndarray, "B"],
+    length: Int[np.ndarray, "B"],
+    task: str,
+    last_goal: str = "",
 ) -> Plan:
-    """A plan that also keeps, whole, the episodes that the environment rewarded (specs section 1.2)."""
-    whole = {kept.episode for kept in decided.kept if kept.end == length[kept.episode]}
+    """A plan that also keeps, whole, the episodes that the environment rewarded (specs section 1.2).
+
+    Args:
+        last_goal: of the task; an episode that is kept up to its end for it is not kept twice.
+    """
+    ends = [(kept.episode, kept.end) for kept in decided.kept if kept.caption == last_goal]
+    whole = {episode for episode, end in ends if end == length[episode]}
     rewarded = [int(i) for i in np.flatnonzero(success)]
     kept = [Kept(i, int(length[i]), task) for i in rewarded if i not in whole]
     counts = Counter({"rewarded": len(rewarded), "not rewarded": int(success.size - len(rewarded))})

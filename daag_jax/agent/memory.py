@@ -124,7 +124,9 @@ class Memory:
             orchestrator = self.world.orchestrator
             decided = plan(times, self.captions, task, orchestrator, self.hindsight, may_edit)
         if self.lifelong.tasks[index] == task:
-            decided = with_rewarded(decided, block.extras["success"], block.length, task)
+            goals = self.world.orchestrator.decompose(task)
+            rewarded = (block.extras["success"], block.length, task, *goals[-1:])
+            decided = with_rewarded(decided, *rewarded)
         return decided
 
     def _carry_out(self, index: int, decided: Plan, task: str) -> Lesson:
@@ -133,7 +135,8 @@ class Memory:
         counts, pieces = Counter(decided.outcomes), []
         for kept in decided.kept:
             # a rewarded episode stands with the pieces of the last sub-goal
-            goal = goals.index(kept.caption) if kept.caption in goals else len(goals) - 1
+            last = max(len(goals) - 1, 0)
+            goal = goals.index(kept.caption) if kept.caption in goals else last
             pieces.append(episode_steps(block, kept.episode, kept.end, discount, goal))
             counts["kept"] += 1
             is_valid = kept.caption not in self.captions or bool(
@@ -142,11 +145,9 @@ class Memory:
             counts["kept valid"] += is_valid
             counts["wrong detector"] += not is_valid
         for edited in self.edited(index, decided.requests):
-            _, end, _, desired, _ = edited.request
-            goal, episode = goals.index(desired), edited.request.episode
-            pieces.append(
-                episode_steps(block, episode, end, discount, goal, edited.frames, is_edited=True)
-            )
+            request, frames = edited.request, edited.frames
+            where = (request.episode, request.end, discount, goals.index(request.desired))
+            pieces.append(episode_steps(block, *where, frames, is_edited=True))
             counts["edited"] += 1
             counts[edited.verdict] += 1
         if not pieces:

@@ -22,7 +22,7 @@ from daag_jax.agent.llm import EndpointConfig, LanguageModelOrchestrator, Replay
 from daag_jax.agent.memory import World
 from daag_jax.agent.orchestrator import NoisyOrchestrator, Orchestrator, RuleOrchestrator
 from daag_jax.agent.reward import Detector, DetectorConfig, make_detector, make_scorer
-from daag_jax.assets import asset
+from daag_jax.assets import asset, shipped_checksum
 from daag_jax.editing.compact import COMPACT_EDIT, load_compact_editor
 from daag_jax.editing.editor import EditorConfig
 from daag_jax.envs.tasks.rgb_stacking import (
@@ -221,7 +221,7 @@ def prepare(
     """What :func:`build` made in ``directory`` before, or makes now.
 
     Raises:
-        ValueError: the directory holds a setup of another configuration.
+        ValueError: the directory holds a setup of another configuration or of other shipped weights.
     """
     store = Checkpoints(Path(directory) / "setup", keep=1)
     # neither the agent's own edits, its orchestrator nor its policy have a part in the detectors
@@ -229,14 +229,20 @@ def prepare(
     if not store.steps():
         setup = build(config, say)
         stored = {"detectors": setup.detectors, "pictures": setup.pictures}
-        store.save(0, stored, {"setup": repr(same), "precisions": setup.precisions})
+        identity = {"setup": repr(same), "weights": shipped_checksum()}
+        store.save(0, stored, identity | {"precisions": setup.precisions})
         store.wait()
         return setup
     found = store.restore()
-    if found.metadata["setup"] != repr(same):
-        raise ValueError(
-            f"{store.directory} is of another configuration; remove {directory}, or name another directory."
-        )
+    is_same = {
+        "configuration": found.metadata["setup"] == repr(same),
+        "set of shipped weights": found.metadata["weights"] == shipped_checksum(),
+    }
+    for name, holds in is_same.items():
+        if not holds:
+            raise ValueError(
+                f"{store.directory} is of another {name}; remove {directory}, or name another directory."
+            )
     say(f"detectors: those of {store.directory}")
     world = make_world(config)
     clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 ASSETS = Path(__file__).parent
@@ -20,3 +21,11 @@ def asset(name: str) -> Path:
             "train it with `python -m experiments.pretrain.autoencoder`, `.clip` or `.denoiser`."
         )
     return path
+
+
+def shipped_checksum() -> int:
+    """A checksum of all shipped weights."""
+    checksum = 0
+    for path in sorted(ASSETS.glob("*.safetensors")):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return checksum

@@ -96,9 +96,10 @@ def _train(name: str, options: Any) -> None:
             "mode": "primitive" if spec.action_dim == 3 else "cartesian",
             "task": task,
             "resolution": spec.image_shape[1],
-            "cameras": cameras_of_file(options.episodes) or None,
         },
     }
+    if cameras := cameras_of_file(options.episodes):
+        card["world"]["cameras"] = cameras
     folder = Path(options.fit.directory)
     if options.fit.resume and list(folder.glob("checkpoints/step_*")):
         _check_card(folder / "policy.json", card)

@@ -34,7 +34,7 @@ class LifelongBuffer(NamedTuple):
         """The buffer with one more block; refuses images or numbers that are broken.
 
         Raises:
-            ValueError: an observation or action is not finite.
+            ValueError: an observation, action, reward or extra is not finite.
         """
         block = jax.tree.map(np.asarray, jax.device_get(episodes))
         numbers = {name: getattr(block, name) for name in ("observations", "actions", "rewards")}

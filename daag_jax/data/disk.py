@@ -21,7 +21,7 @@ def write_episodes(
     """Writes a block of episodes [B, ...], the task it was collected for, and the names of its views.
 
     Raises:
-        OSError: there is no room; nothing is left behind.
+        OSError: it cannot be written, for want of room or of permission; nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,9 @@ def write_episodes(
         scratch.replace(path)
     except (SafetensorError, OSError) as error:
         scratch.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error}); make room and start again.") from error
+        raise OSError(
+            f"{path} cannot be written ({error}); make room, or name another folder."
+        ) from error
 
 
 def cameras_of_file(path: str | Path) -> tuple[str, ...]:

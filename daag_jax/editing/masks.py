@@ -26,8 +26,12 @@ SWAP_MODES = ("replace", "exchange", "permute")
 
 
 def instances_by_color(rgb: UInt8[Array, "*N 3"], colors: Int[Array, "J"]) -> Int[Array, "*N"]:
-    """Instances as pixels alone tell them: j + 1 where a pixel shows ``colors[j]``, 0 where it shows none of them."""
-    is_named = name_pixels(rgb)[..., None] == colors.reshape((1,) * (rgb.ndim - 1) + (-1,))
+    """Instances as pixels alone tell them: j + 1 where a pixel shows ``colors[j]``, 0 where it shows none of them.
+
+    A colour of -1 is of an object that is not seen.
+    """
+    colors = colors.reshape((1,) * (rgb.ndim - 1) + (-1,))
+    is_named = (name_pixels(rgb)[..., None] == colors) & (colors >= 0)
     return jnp.where(is_named.any(-1), jnp.argmax(is_named, -1) + 1, 0)
 
 

@@ -120,7 +120,7 @@ def report_of_run(directory: str | Path) -> Path:
     """
     folder = Path(directory)
     page = folder / "report.html"
-    if page.is_file() and f'name="generator" content="{GENERATOR}"' not in page.read_text():
+    if page.is_file() and f'name="generator" content="{GENERATOR}"' not in page.read_text("utf-8"):
         return page
     sections, numbers = [], []
     if (folder / "results.json").is_file():

@@ -121,12 +121,14 @@ def color_right(frames: jax.Array, truth: Truth) -> jax.Array:
 
 
 def label_validity(frames: jax.Array, truth: Truth, qpos: jax.Array) -> jax.Array:
-    """Share of the frames that reach a sub-goal in which the swapped sub-goals are true of the colours shown [N].
+    """Share of frames in which the sub-goals that the swap makes true are true of the colours shown [N].
 
-    NaN of a clip in which no sub-goal is reached (specs section 5.5, LV with the editor's own errors).
+    LV_shown of specs section 5.5 where detector and orchestrator are always right.  Frames without such a sub-goal do
+    not count; a clip of such frames alone gives NaN.
     """
     table = jax.vmap(jax.vmap(lambda q, colors: caption_truth(relations_of(q), colors)))
-    wanted = table(qpos, jnp.broadcast_to(truth.targets[:, None], (*qpos.shape[:2], 3)))
+    same = lambda colors: jnp.broadcast_to(colors[:, None], (*qpos.shape[:2], 3))
+    wanted = table(qpos, same(truth.targets)) & ~table(qpos, same(truth.colors))
     found = table(qpos, shown_colors(frames, truth))
     is_valid = jnp.all(~wanted | found, axis=-1).astype(jnp.float32)
     return masked_mean(is_valid, wanted.any(axis=-1), axes=1)

@@ -12,17 +12,27 @@ import numpy as np
 import pytest
 
 from daag_jax.agent.augmenter import make_augmenter, make_looker
-from daag_jax.agent.daag import DaagConfig, Programs, return_then_explore, run_daag
+from daag_jax.agent.daag import (
+    DaagConfig,
+    Programs,
+    memory_of,
+    return_then_explore,
+    run_daag,
+)
+from daag_jax.agent.demo_report import edited_films
 from daag_jax.agent.hindsight import HindsightConfig
 from daag_jax.agent.memory import World
 from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
 from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.self_imitation import SelfImitationConfig
 from daag_jax.assets import asset
+from daag_jax.data.disk import write_episodes
 from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig, parse_task
+from daag_jax.envs.tasks.rgb_stacking_scenes import random_scene
 from daag_jax.networks.clip import weights
 from daag_jax.networks.clip.config import COMPACT_CLIP
 from daag_jax.training.checkpoint import Checkpoints
+from daag_jax.types import Episode
 
 POLICY = SelfImitationConfig(
     width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,), exploration=Exploration(0.1)
@@ -108,6 +118,44 @@ def test_the_reward_arm_needs_no_detector(parts):
     assert all(row["edited"] == 0 and row["kept"] == row["rewarded"] for row in rows)
 
 
+def block_of(env, num=3, success=False):
+    """Episodes of one decision in random scenes, as they are stored."""
+    keys = jax.random.split(jax.random.key(5), num)
+    qpos = np.asarray(jax.vmap(random_scene)(keys)[0])
+    images = np.asarray(
+        jax.jit(jax.vmap(lambda q: env.render_qpos(q, env.default_colors).rgb))(qpos)
+    )
+    pair = lambda x: np.stack([x, x], axis=1)
+    extras = {
+        "qpos": pair(qpos),
+        "labels": np.zeros((num, 2, len(env.captions)), bool),
+        "success": np.full(num, success),
+    }
+    observations = np.zeros((num, 2, env.spec.observation_dim), np.float32)
+    actions, rewards = np.zeros((num, 1, 3), np.float32), np.full((num, 1), success, np.float32)
+    return Episode(observations, pair(images), actions, rewards, np.ones(num, np.int32), extras)
+
+
+def test_a_reward_counts_for_the_task_it_was_given_for(parts):
+    world, _, _ = parts
+    memory = memory_of(world, None, replace(CONFIG, arm="reward"))
+    index = memory.add(block_of(world.env, success=True), CONFIG.tasks[0])
+    lessons = [memory.lesson(index, task) for task in CONFIG.tasks]
+    assert [lesson.counts["kept"] for lesson in lessons] == [3, 0]
+    assert [lesson.counts["kept valid"] for lesson in lessons] == [3, 0]
+
+
+def test_edited_episodes_are_shown_beside_their_oracle(parts, tmp_path):
+    world, detector, _ = parts
+    write_episodes(tmp_path / "0.safetensors", block_of(world.env), CONFIG.tasks[0])
+    seen = np.zeros((64, len(world.env.captions)), np.float32)
+    seen[1::2, world.env.captions.index("The robot is grasping the red object")] = 0.9
+    memory = memory_of(world._replace(scores=lambda *_: seen), detector, CONFIG)
+    films = edited_films(memory, [tmp_path / "0.safetensors"], CONFIG.tasks[1], most=2)
+    assert len(films) == 2
+    assert all(film.caption.startswith("The robot is grasping the red object →") for film in films)
+
+
 def test_a_policy_that_is_told_its_task_runs_and_hears_it(parts):
     world, detector, _ = parts
     told = world._replace(instruct=lambda task: np.float32([len(task), 1, 0]) / 32)
@@ -168,7 +216,8 @@ def test_a_killed_process_continues_bit_for_bit(tmp_path):
     code = (
         "import sys, json; sys.path.insert(0, 'tests/agent'); import test_daag as t;"
         "world, detector, programs = t.parts.__wrapped__();"
-        "rows = t.run_daag(world, detector, t.CONFIG, sys.argv[1], lambda r: print('row', flush=True), programs);"
+        "config = t.replace(t.CONFIG, iterations=8);"
+        "rows = t.run_daag(world, detector, config, sys.argv[1], lambda r: print('row', flush=True), programs);"
         "print(json.dumps(rows))"
     )
     start = lambda folder: subprocess.Popen(
@@ -177,9 +226,9 @@ def test_a_killed_process_continues_bit_for_bit(tmp_path):
     reference = start("whole").communicate()[0].splitlines()[-1]
     killed = start("killed")
     killed.stdout.readline()  # the first iteration is done
-    time.sleep(np.random.default_rng().uniform(0, 3))
+    time.sleep(np.random.default_rng().uniform(0, 2))
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert killed.wait() == -signal.SIGKILL  # it had not finished
     assert start("killed").communicate()[0].splitlines()[-1] == reference
     last = lambda folder: Checkpoints(tmp_path / folder / "checkpoints").restore().state
     jax.tree.map(np.testing.assert_array_equal, last("killed"), last("whole"))

@@ -71,9 +71,9 @@ def test_a_matched_episode_is_edited_only_on_request(asked, desired):
 
 
 def test_a_rewarded_episode_is_kept_whole_and_once():
-    length, seen = np.array([3, 3, 3]), Kept(1, 3, on_top("red", "blue"))
-    decided = Plan((Kept(0, 1, grasping("red")), seen), (), Counter(matched=2))
-    found = with_rewarded(decided, np.array([True, True, False]), length, TASK)
+    length, goal = np.array([3, 3, 3]), on_top("red", "blue")
+    decided = Plan((Kept(0, 3, grasping("red")), Kept(1, 3, goal)), (), Counter(matched=2))
+    found = with_rewarded(decided, np.array([True, True, False]), length, TASK, goal)
     assert found.kept == (*decided.kept, Kept(0, 3, TASK))
     assert found.outcomes == {"matched": 2, "rewarded": 2, "not rewarded": 1}
 

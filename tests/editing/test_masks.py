@@ -12,6 +12,7 @@ from daag_jax.editing.masks import (
     edit_mask,
     frame_colors,
     instance_colors,
+    instances_by_color,
     latent_mask,
     region_weights,
     swap_mapping,
@@ -93,6 +94,15 @@ def test_instances_are_found_by_the_color_they_show_and_absent_ones_are_unknown(
     assert instance_colors(truth.oracle, truth.segmentation).tolist() == list(TARGETS)
     rows = frame_colors(truth.source, truth.segmentation)
     assert rows.tolist() == [list(COLORS)] * truth.source.shape[0]
+
+
+def test_pixels_alone_tell_the_instances_of_a_scene():
+    truth = clip()
+    known = jnp.where(truth.segmentation <= 3, truth.segmentation, 0)
+    np.testing.assert_array_equal(instances_by_color(truth.source, jnp.array(COLORS)), known)
+    # an object that is not seen is nowhere, and neither is one of a colour that nothing shows
+    absent = instances_by_color(truth.source, jnp.array([-1, 1, 9]))
+    np.testing.assert_array_equal(absent, jnp.where(known == 2, 2, 0))
 
 
 def test_dilation_grows_a_square_and_erosion_undoes_it():

@@ -11,7 +11,7 @@ the plane, the upper one 5 cm (within 12 mm) above the lower one, and not held (
 test compares with contacts).
 
 Differs from the original: no arm; cubes of 5 cm; and primitives read the cubes' heights from the simulator to know
-how far to descend, as the predecessor's inverse kinematics did.  The agent sees pixels and its own gripper only.
+how far to descend, as the predecessor's inverse kinematics did.  A policy sees pixels and its own gripper only.
 """
 
 from __future__ import annotations
