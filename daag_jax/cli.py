@@ -6,6 +6,7 @@
     daag evaluate runs/bc                            success rate with its interval, and videos
     daag edit FRAMES red=green                       colours of objects in a video, by diffusion
     daag report RUN                                  report.html of a run folder
+    daag weights check FOLDER                        what a folder of Stable Diffusion, ControlNet or CLIP holds
     daag list                                        algorithms, worlds, tasks, shipped weights
 
 An unknown name is answered with the nearest one.
@@ -26,6 +27,7 @@ import tyro
 from daag_jax.commands.episodes import ENVS, Collect, collect
 from daag_jax.commands.policies import Evaluate, evaluate, train
 from daag_jax.commands.videos import Edit, edit
+from daag_jax.commands.weights import Check, check
 from daag_jax.names import check_name
 
 Positional = tyro.conf.Positional
@@ -85,6 +87,12 @@ def demo(arguments: Sequence[str]) -> None:
     module.run(tyro.cli(module.DemoConfig, args=list(arguments), prog="daag demo"))
 
 
+def weights(arguments: Sequence[str]) -> None:
+    """``daag weights check FOLDER``."""
+    kind = check_name("subcommand of weights", arguments[0] if arguments else "", ("check",))
+    check(tyro.cli(Check, args=list(arguments[1:]), prog=f"daag weights {kind}"))
+
+
 def _command(kind: type, run: Any) -> Any:
     return lambda arguments: run(
         tyro.cli(kind, args=list(arguments), prog=f"daag {kind.__name__.lower()}")
@@ -98,6 +106,7 @@ COMMANDS: dict[str, Any] = {
     "collect": _command(Collect, collect),
     "edit": _command(Edit, edit),
     "report": _command(Report, report),
+    "weights": weights,
     "list": _command(List, list_all),
 }
 

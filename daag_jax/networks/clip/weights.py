@@ -53,8 +53,7 @@ def load(path: str | Path, config: ClipConfig | ClipTextConfig, dtype: Any = jnp
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a .safetensors file or its folder.")
     tensors = canonical(read(path), config)
-    shapes = parameter_shapes(config)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(parameter_shapes(config))
     names = [tensor_name(leaf_path, config) for leaf_path, _ in leaves]
     check_names(path, tensors, names)
     arrays = [
@@ -78,6 +77,19 @@ def save(params: Params, path: str | Path, config: ClipConfig | ClipTextConfig) 
         to_bytes(tensors, metadata={"format": "pt"})
     )  # with the usual permissions
     unfinished.replace(path)
+
+
+def check_header(
+    path: Path, found: Mapping[str, tuple[int, ...]], config: ClipConfig | ClipTextConfig
+) -> None:
+    """Raises a :class:`WeightsError` unless a file's tensors are those of the configuration, in their shapes."""
+    found = {name: shape for name, shape in found.items() if not name.endswith("position_ids")}
+    found = canonical(found, config)
+    leaves = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
+    names = [tensor_name(leaf_path, config) for leaf_path, _ in leaves]
+    check_names(path, found, names)
+    for name, (leaf_path, leaf) in zip(names, leaves, strict=True):
+        check_shape(path, name, found[name], file_shape(leaf.shape, is_kernel(leaf_path)))
 
 
 def parameter_shapes(config: ClipConfig | ClipTextConfig) -> Any:
@@ -124,9 +136,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def canonical(
-    tensors: dict[str, np.ndarray], config: ClipConfig | ClipTextConfig
-) -> dict[str, np.ndarray]:
+def canonical(tensors: dict[str, Any], config: ClipConfig | ClipTextConfig) -> dict[str, Any]:
     """For a text encoder: without the other tower, and with the prefix that some versions leave out."""
     if not isinstance(config, ClipTextConfig):
         return tensors
@@ -137,7 +147,7 @@ def canonical(
     return tensors
 
 
-def check_names(path: Path, tensors: Mapping[str, np.ndarray], names: list[str]) -> None:
+def check_names(path: Path, tensors: Mapping[str, Any], names: list[str]) -> None:
     """Refuses a file whose tensors are not exactly those of the configuration."""
     missing = [name for name in names if name not in tensors]
     extra = sorted(name for name in tensors if name not in names)
@@ -155,18 +165,27 @@ def check_names(path: Path, tensors: Mapping[str, np.ndarray], names: list[str])
         )
 
 
+def file_shape(shape: tuple[int, ...], kernel: bool) -> tuple[int, ...]:
+    """The shape in the file of a parameter's shape here."""
+    return outward(np.empty(shape, np.int8)).shape if kernel else shape
+
+
+def check_shape(path: Path, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Refuses a wrong shape; SigLIP writes its scale and bias, which are scalars, as [1]."""
+    if found != wanted and not (wanted == () and found == (1,)):
+        raise WeightsError(
+            f"{path}: {name} has shape {list(found)}, and the configuration wants {list(wanted)}; "
+            "use the configuration of this file."
+        )
+
+
 def take(
     path: Path, name: str, tensor: np.ndarray, shape: tuple[int, ...], kernel: bool
 ) -> np.ndarray:
     """One tensor in our layout; refuses a wrong shape and numbers that are not finite."""
-    wanted = outward(np.empty(shape, np.int8)).shape if kernel else shape
-    if wanted == () and tensor.size == 1:
-        tensor = tensor.reshape(())  # SigLIP writes its scale and bias as [1]
-    if tensor.shape != wanted:
-        raise WeightsError(
-            f"{path}: {name} has shape {list(tensor.shape)}, and the configuration wants {list(wanted)}; "
-            "use the configuration of this file."
-        )
+    wanted = file_shape(shape, kernel)
+    check_shape(path, name, tensor.shape, wanted)
+    tensor = tensor.reshape(wanted)
     if not np.isfinite(tensor).all():
         raise WeightsError(f"{path}: {name} holds NaN or infinity; the file is damaged.")
     return inward(tensor) if kernel else tensor

@@ -142,10 +142,9 @@ def matched(
     try:
         with safe_open(path, framework="numpy") as file:
             stored = {modern_name(name): name for name in file.keys()}  # noqa: SIM118
-            check_family(path, stored, family)
-            check_names(path, set(stored), set(expected))
             found = {name: tuple(file.get_slice(old).get_shape()) for name, old in stored.items()}
-            check_shapes(path, found, {name: leaf[1] for name, leaf in expected.items()})
+            wanted = {name: leaf[1] for name, leaf in expected.items()}
+            check_tensors(path, found, wanted, family)
             for name, old in stored.items():
                 shape = torch_shape(expected[name][1])
                 yield (
@@ -157,6 +156,20 @@ def matched(
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}); it was cut short or damaged: fetch it again."
         ) from error
+
+
+def check_header(path: Path, found: Shapes, shapes: Params, family: str) -> None:
+    """Raises a ValueError unless a file's tensors are those of a network whose parameters have the given shapes."""
+    expected = {tensor_name(name): leaf.shape for name, leaf in flatten_dict(shapes).items()}
+    modern = {modern_name(name): shape for name, shape in found.items()}
+    check_tensors(path, modern, expected, family)
+
+
+def check_tensors(path: Path, found: Shapes, expected: Shapes, family: str) -> None:
+    """Raises a ValueError unless family, names and shapes of a file are as expected."""
+    check_family(path, found, family)
+    check_names(path, set(found), set(expected))
+    check_shapes(path, found, expected)
 
 
 def find(path: Path) -> Path:
@@ -175,7 +188,7 @@ def find(path: Path) -> Path:
     return path
 
 
-def check_family(path: Path, names: Mapping[str, str], family: str) -> None:
+def check_family(path: Path, names: Iterable[str], family: str) -> None:
     """Raises a ValueError where the names of a file are those of another model."""
     for other, prefix in FAMILY_MARKS.items():
         if any(name.startswith(prefix) for name in names):
