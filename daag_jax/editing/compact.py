@@ -36,7 +36,7 @@ def load_compact_editor() -> CompactEditor:
     params = EditorParams(
         weights.load_vae(asset("vae.safetensors"), COMPACT_VAE),
         weights.load_unet(asset("unet.safetensors"), COMPACT_UNET),
-        weights.load_controlnet(asset("controlnet.safetensors"), COMPACT_CONTROLNET),
+        (weights.load_controlnet(asset("controlnet.safetensors"), COMPACT_CONTROLNET),),
     )
     text = clip_weights.load(asset("text_encoder.safetensors"), COMPACT_CLIP.text_config)
     said = (BACKGROUND, *map(object_prompt, PALETTE_NAMES), NO_PROMPT)

@@ -9,9 +9,9 @@
 Geometry enters through ControlNet (depth, normals, edges), time through self-attention across frames, objects through
 regional prompts: each instance has a sentence and a soft mask, so several are swapped in one pass.
 
-An :class:`EditorSpec` names the sizes of the networks.  Conditions are the compact ControlNet's five channels; the
-three ControlNets of Stable Diffusion 1.5, with an image of three channels each, are not wired in yet.  Everything is
-one jitted function of arrays with fixed shapes; which objects change, and into what, is data.
+An :class:`EditorSpec` names the sizes of the networks and what each ControlNet looks at (``steering.py``): one with
+five channels (compact), or up to three with an image each (Stable Diffusion 1.5).  Everything is one jitted function of
+arrays with fixed shapes; which objects change, and into what, is data.
 
 Differs from the paper, which does not give these: steps, guidance, strength, mask source (section 8 of specs/daag.md).
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -31,9 +32,15 @@ from daag_jax.diffusion.process import GaussianProcess
 from daag_jax.diffusion.projections import replace_known
 from daag_jax.diffusion.samplers import METHODS, sample, start
 from daag_jax.diffusion.schedules import scaled_linear, step_of, uniform_times
-from daag_jax.editing.controls import ControlConfig, stack_controls
+from daag_jax.editing.controls import ControlConfig
 from daag_jax.editing.masks import dilate, edit_mask, latent_mask, region_weights
 from daag_jax.editing.noise import NOISES, frame_noise
+from daag_jax.editing.steering import (
+    check_conditions,
+    condition,
+    control_weights,
+    make_steering,
+)
 from daag_jax.networks.stable_diffusion.attention import MODES
 from daag_jax.networks.stable_diffusion.config import (
     COMPACT_CONTROLNET,
@@ -76,7 +83,7 @@ class EditorParams(NamedTuple):
 
     vae: Params
     unet: Params
-    controlnet: Params
+    controlnets: tuple[Params, ...]  # in the order of the spec
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,13 @@ class EditorSpec:
 
     vae: VaeConfig = COMPACT_VAE
     unet: UNetConfig = COMPACT_UNET
-    controlnet: ControlNetConfig = COMPACT_CONTROLNET
+    controlnets: tuple[tuple[str, ControlNetConfig], ...] = (("stack", COMPACT_CONTROLNET),)
     parameterisation: str = "v"  # Stable Diffusion 1.5: "noise"
     num_objects: int = 3
+
+    def __post_init__(self):
+        kinds = [kind for kind, _ in self.controlnets]
+        check_conditions(kinds, [config.conditioning_channels for _, config in self.controlnets])
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,9 @@ class EditorConfig:
     steps: int = 10
     method: str = "ddim"
     guidance: float = 1.0  # classifier-free; 1 needs no second call of the UNet
-    control: float = 1.0  # weight of ControlNet's residuals; 0 switches geometry off
+    control: float | tuple[float, ...] = 1.0  # weights of the ControlNets; 0 switches geometry off
+    control_span: tuple[float, float] = (0.0, 1.0)  # shares of the steps between which it steers
+    guess: bool = False  # guess mode of ControlNet
     attention: str = "first"  # across frames: off, first, previous_first, all
     noise: str = "shared"  # or independent, object
     strength: float = 1.0  # time at which the edit starts (SDEdit); 1 paints from pure noise
@@ -116,6 +129,10 @@ class EditorConfig:
                 raise ValueError(f"{field} {value!r} is unknown; use one of {known}.")
         if self.steps < 1 or self.chunk < 2:
             raise ValueError(f"steps={self.steps} and chunk={self.chunk} must be at least 1 and 2.")
+        if not 0 <= self.control_span[0] < self.control_span[1] <= 1:
+            raise ValueError(
+                f"control_span={self.control_span} is not a growing pair in [0, 1]; (0, 1) steers always."
+            )
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength={self.strength} is not in (0, 1]; 1 repaints fully.")
 
@@ -234,7 +251,7 @@ def make_denoiser(
     frames: int,
 ) -> Callable[[Array, Array], Array]:
     """UNet and ControlNet with everything but (xt, time) bound; guided where ``config.guidance`` is not 1."""
-    unet, controlnet = UNet(spec.unet), ControlNet(spec.controlnet)
+    unet = UNet(spec.unet)
     is_guided = config.guidance != 1.0
     twice = lambda x: jnp.concatenate([x, x]) if is_guided else x
     context = jnp.repeat(prompts.contexts, frames, axis=0)
@@ -244,19 +261,24 @@ def make_denoiser(
     regions = region_weights(flat.segmentation, spec.num_objects, spec.vae.downsampling)
     regions = twice(regions)
     attend = {"frames": frames, "attention": config.attention}
-    conditions = None
-    if config.control:
-        controls = stack_controls(flat.rgb, flat.depth, flat.normals, config.controls)
-        conditions = twice(controls)
+    geometry = (flat.rgb, flat.depth, flat.normals, config.controls)
+    weights = control_weights(config.control, len(spec.controlnets))
+    branches = [
+        (
+            partial(ControlNet(size).apply, {"params": own}, **attend),
+            weight,
+            twice(condition(kind, *geometry)) if weight else None,
+        )
+        for (kind, size), own, weight in zip(
+            spec.controlnets, params.controlnets, weights, strict=True
+        )
+    ]
+    when = (config.control_span, config.steps, config.guess, is_guided)
+    steer = make_steering(branches, context, regions, *when)
 
     def network(xt: Array, time: Array) -> Array:
         step = step_of(process.schedule, time)
-        residuals = None
-        if conditions is not None:
-            residuals = controlnet.apply(
-                {"params": params.controlnet}, xt, step, context, conditions, regions, **attend
-            )
-            residuals = jax.tree.map(lambda r: config.control * r, residuals)
+        residuals = steer(xt, step, 1.0 - time / config.strength)
         return unet.apply({"params": params.unet}, xt, step, context, regions, residuals, **attend)
 
     denoise = process.denoiser(network)

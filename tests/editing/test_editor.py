@@ -36,6 +36,15 @@ TRUNK = {
     "cross_attention_dim": 6,
     "norm_num_groups": 4,
 }
+
+
+def control_of(channels: int) -> ControlNetConfig:
+    """A small ControlNet that looks at so many channels."""
+    return ControlNetConfig(
+        conditioning_channels=channels, conditioning_embedding_out_channels=(4, 8), **TRUNK
+    )
+
+
 SPEC = EditorSpec(
     VaeConfig(
         block_out_channels=(4, 8),
@@ -44,13 +53,16 @@ SPEC = EditorSpec(
         mid_block_add_attention=False,
     ),
     UNetConfig(up_block_types=(CROSS_UP,), **TRUNK),
-    ControlNetConfig(conditioning_channels=5, conditioning_embedding_out_channels=(4, 8), **TRUNK),
+    (("stack", control_of(5)),),
+)
+SEVERAL = dataclasses.replace(
+    SPEC, controlnets=tuple((kind, control_of(3)) for kind in ("depth", "normals", "edges"))
 )
 FRAMES, SIDE, ROBOT = 3, 16, 4
 
 
 @functools.cache
-def params() -> EditorParams:
+def params(spec: EditorSpec = SPEC) -> EditorParams:
     """Random parameters with no layer left at zero."""
     random = np.random.default_rng(0)
 
@@ -60,9 +72,9 @@ def params() -> EditorParams:
         return values + 1.0 if path[-1].key == "scale" else values
 
     shapes = EditorParams(
-        weights.vae_shapes(SPEC.vae),
-        weights.unet_shapes(SPEC.unet),
-        weights.controlnet_shapes(SPEC.controlnet),
+        weights.vae_shapes(spec.vae),
+        weights.unet_shapes(spec.unet),
+        tuple(weights.controlnet_shapes(size) for _, size in spec.controlnets),
     )
     return EditorParams(*(jax.tree_util.tree_map_with_path(fill, tree) for tree in shapes))
 
@@ -148,6 +160,18 @@ def test_every_part_makes_a_measurable_difference(part):
     assert gap.mean() > 0.1
 
 
+def test_several_controlnets_steer_together_each_with_its_weight():
+    def run(control):
+        edit = make_editor(EditorConfig(steps=1, attention="off", control=control), SEVERAL)
+        arguments = (clip(), prompts(), jnp.ones((1, 3), bool), jax.random.key(0))
+        return np.asarray(jit(edit)(params(SEVERAL), *arguments)).astype(int)
+
+    all_three = run((1.0, 1.0, 1.0))
+    assert (all_three != run((1.0, 0.0, 1.0))).any()
+    with pytest.raises(ValueError, match="2 weights for 3 ControlNets"):
+        run((1.0, 1.0))
+
+
 @pytest.mark.parametrize("noise", ["shared", pytest.param("independent", marks=pytest.mark.slow)])
 def test_chunks_behind_frame_zero_give_the_same_edit_as_all_frames_at_once(noise):
     whole, chunked = (edited(noise=noise, **size).astype(int) for size in ({}, {"chunk": 2}))
@@ -171,7 +195,14 @@ def test_every_named_ablation_is_a_valid_configuration(changes):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("attention", "last"), ("noise", "pink"), ("steps", 0), ("strength", 0.0)]
+    ("field", "value"),
+    [
+        ("attention", "last"),
+        ("noise", "pink"),
+        ("steps", 0),
+        ("strength", 0.0),
+        ("control_span", (0.5, 0.5)),
+    ],
 )
 def test_a_wrong_configuration_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
