@@ -1,5 +1,6 @@
 """The command line: what it does on small files, and what it says about mistakes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from daag_jax.algorithms.self_imitation import SelfImitationConfig
 from daag_jax.cli import COMMANDS, main
 from daag_jax.commands.episodes import make_world
 from daag_jax.commands.policies import config_of
-from daag_jax.commands.videos import Edit
+from daag_jax.commands.videos import Edit, edit_config
 from daag_jax.data.disk import write_episodes
 from daag_jax.editing.compact import COMPACT_EDIT
+from daag_jax.editing.pretrained import SD15_EDIT
 from daag_jax.envs.palette import PALETTE_RGB
 from daag_jax.evaluation import video
 from daag_jax.types import Episode
@@ -103,8 +105,6 @@ def test_train_writes_a_policy_a_checkpoint_and_a_report(capsys, tmp_path):
 
 
 def test_a_configuration_survives_its_card():
-    import dataclasses
-
     for config in (BcConfig(hidden_dims=(7,)), SelfImitationConfig(binary_dims=(2,))):
         card = json.loads(json.dumps(dataclasses.asdict(config)))
         assert config_of(type(config), card) == config
@@ -129,8 +129,22 @@ def test_recolouring_changes_the_named_object_and_nothing_else(capsys, tmp_path)
 
 def test_an_edit_uses_what_suits_the_shipped_weights():
     options = Edit(Path("frames"), ("red=green",))
-    for name in ("steps", "guidance", "attention"):
-        assert getattr(options, name) == getattr(COMPACT_EDIT, name)
+    assert edit_config(options) == COMPACT_EDIT
+    full = dataclasses.replace(options, weights=Path("sd15"), steps=4)
+    assert edit_config(full) == dataclasses.replace(SD15_EDIT, steps=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": 512}, "name those of Stable Diffusion 1.5 with --weights"),
+        ({"weights": Path("sd"), "controlnets": ("sd",)}, "not of the form depth=FOLDER"),
+        ({"weights": Path("sd"), "controlnets": ("depth=d",)}, "needs --depth FILE"),
+    ],
+)
+def test_weights_that_do_not_suit_an_edit_are_named(options, said):
+    with pytest.raises(ValueError, match=said):
+        Edit(Path("video.mp4"), ("red=green",), **options)
 
 
 def test_an_edited_video_plays_as_fast_as_its_source(tmp_path):

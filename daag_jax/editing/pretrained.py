@@ -18,13 +18,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from daag_jax.editing.editor import EditorParams, EditorSpec, Prompts
+from daag_jax.editing.editor import EditorConfig, EditorParams, EditorSpec, Prompts
 from daag_jax.networks import folders
 from daag_jax.networks.clip.config import ClipTextConfig
 from daag_jax.networks.clip.model import make_text_encoder
 from daag_jax.networks.clip.tokenizer import load_tokenizer
 from daag_jax.networks.stable_diffusion.config import ControlNetConfig, UNetConfig, VaeConfig
 
+# Twenty steps of DPM-Solver++ and a guidance of 7.5, as is usual with Stable Diffusion 1.5; our choice
+SD15_EDIT = EditorConfig(steps=20, method="dpm_solver_2m", guidance=7.5)
 NEEDED = {"vae": VaeConfig, "unet": UNetConfig, "text_encoder": ClipTextConfig}
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}
 

@@ -6,6 +6,7 @@ control, and instances are found by the palette colour that their pixels show.  
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -31,7 +32,8 @@ def resized(frames: np.ndarray, size: int, smooth: bool) -> np.ndarray:
 
 def segment_by_color(rgb: np.ndarray, num_objects: int = 3) -> np.ndarray:
     """Instances 1 .. J of uint8 [T, H, W, 3]: the commonest palette colours, one object each; 0 elsewhere."""
-    names = np.stack([np.asarray(name_pixels(jnp.asarray(frame))) for frame in rgb])
+    name = jax.jit(name_pixels)  # frame by frame, to bound memory
+    names = np.stack([np.asarray(name(jnp.asarray(frame))) for frame in rgb])
     counts = np.bincount(names[names >= 0], minlength=len(PALETTE_NAMES))
     order = [c for c in np.argsort(-counts, kind="stable") if counts[c] >= MIN_SHARE * names.size]
     segmentation = np.zeros(names.shape, np.int32)
