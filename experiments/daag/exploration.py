@@ -6,8 +6,9 @@
 "Stack the red object on top of the blue object" from nothing, three arms on paired seeds.  The measure is the number of
 episodes at which the success rate without exploration first reaches 50 %; a run that never does counts as the budget.
 Every run has its own folder and continues there, so seeds may be shared out among processes (``--seeds 0 1``) once a
-call without seeds (``--seeds``) has made the detector; a last call with all seeds reports.  ``--setup.means oracle``
-in another ``--directory`` gives the upper bound: edits by re-rendering.
+call without seeds (``--seeds``) has made the detector; a last call with all seeds reports.  ``--only-report`` reports
+what is there: a baseline that was stopped counts the episodes that it had, which is less than it needed.
+``--setup.means oracle`` in another ``--directory`` gives the upper bound: edits by re-rendering.
 
 Expect: hindsight needs fewer episodes than sub-goals alone, and the paired interval excludes zero.
 """
@@ -28,6 +29,7 @@ from daag_jax.agent.reward import DetectorConfig
 from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import episodes_to, paired_difference
+from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.devices import every_core_a_device
 
 
@@ -50,6 +52,7 @@ class Config:
         detectors=("edits",),
     )
     directory: str = "runs/experiments/daag/exploration"
+    only_report: bool = False  # of runs that are there, whether they have ended or not
 
 
 def main(config: Config) -> None:
@@ -61,6 +64,10 @@ def main(config: Config) -> None:
         config = replace(
             config, seeds=(0,), iterations=2, episodes=128, setup=setup, directory=folder
         )
+    if config.only_report:
+        stored = lambda arm: [stored_rows(config, arm, seed) for seed in config.seeds]
+        report(config, {arm: stored(arm) for arm in config.arms})
+        return
     setup = prepare(config.setup, config.directory)
     # one detector for all arms: the difference is hindsight alone
     world, detector = setup.world, setup.detectors["edits"]
@@ -86,6 +93,21 @@ def main(config: Config) -> None:
         report(config, runs)
 
 
+def stored_rows(config: Config, arm: str, seed: int) -> list[dict]:
+    """What a run has stored.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: it is one of hindsight's and has not ended: its episodes so far would speak for it.
+    """
+    folder = Path(config.directory) / f"{arm}-{seed}"
+    rows = Checkpoints(folder / "checkpoints").restore().metadata["rows"]
+    has_ended = len(rows) == config.iterations or rows[-1]["success"] >= config.threshold
+    if arm == "hindsight" and not has_ended:
+        raise ValueError(f"{folder} has not ended; run it on (--seeds {seed} --arms {arm}).")
+    return rows
+
+
 def brief(row: dict) -> str:
     """One line of progress."""
     usable, valid = row["kept"] + row["edited"], row["kept_valid"] + row["edited_valid"]
@@ -100,7 +122,7 @@ def report(config: Config, runs: dict[str, list[list[dict]]]) -> None:
     budget = config.iterations * config.episodes
     grid = np.arange(1, config.iterations + 1) * config.episodes
     curves = {
-        # a run that reached the threshold has ended: its last value stands for the rest
+        # a run that reached the threshold, or was stopped, has ended: its last value stands for the rest
         arm: np.array(
             [
                 [rows[min(i, len(rows) - 1)]["success"] for i in range(len(grid))]
@@ -110,13 +132,21 @@ def report(config: Config, runs: dict[str, list[list[dict]]]) -> None:
         for arm, all_rows in runs.items()
     }
     needed = {
-        arm: [min(episodes_to(config.threshold, one, grid), budget) for one in found]
+        arm: [
+            min(episodes_to(config.threshold, curve, grid), rows[-1]["episodes_of_task"])
+            for curve, rows in zip(found, runs[arm], strict=True)
+        ]
+        for arm, found in curves.items()
+    }
+    reached = {
+        arm: [bool(curve[-1] >= config.threshold) for curve in found]
         for arm, found in curves.items()
     }
     results = {
         "config": repr(config),
         "budget": budget,
-        "episodes": needed,
+        "episodes": needed,  # of runs that reached the threshold; of others, what they had
+        "reached": reached,
         "validity": validity(runs),
     }
     if len(config.seeds) > 1 and {"hindsight", "subgoals"} <= set(needed):
