@@ -16,100 +16,31 @@ continues bit for bit after a kill: episodes are files, the rest is a checkpoint
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool
 
-from daag_jax.agent.hindsight import ARMS, HindsightConfig
-from daag_jax.agent.memory import Memory, World
+from daag_jax.agent.daag_config import DaagConfig
+from daag_jax.agent.memory import Lesson, Memory, World
 from daag_jax.agent.orchestrator import RuleOrchestrator
+from daag_jax.agent.programs import EXPLORE_ALL, Programs, return_then_explore
 from daag_jax.agent.reward import Detector, fingerprint
-from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.parts.trainable import Trainable
-from daag_jax.algorithms.self_imitation import SelfImitationConfig, self_imitation
-from daag_jax.data.buffer import (
-    Steps,
-    TaskBuffer,
-    add_steps,
-    empty_task_buffer,
-    sample_steps,
-)
+from daag_jax.data.buffer import TaskBuffer, add_steps, empty_task_buffer
 from daag_jax.data.disk import read_episodes, write_episodes
-from daag_jax.envs.tasks.rgb_stacking import Task, parse_task
-from daag_jax.evaluation.rollout import grouped_rollout, rollout
+from daag_jax.envs.tasks.rgb_stacking import parse_task
 from daag_jax.training.checkpoint import Checkpoints
-from daag_jax.training.devices import mesh_for_batch, replicate, split_batch
+from daag_jax.training.devices import replicate
 from daag_jax.training.keys import key_at
-from daag_jax.types import Episode, Key
+from daag_jax.types import Episode
 
 FORMAT = 2  # of a run folder's rows; a run of another format is not continued
 EPISODES = "episodes/{:06d}.safetensors"  # of a run, one file per iteration
-EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
-
-
-@dataclass(frozen=True)
-class DaagConfig:
-    """The loop's choices; the paper gives none of these numbers."""
-
-    arm: str = "hindsight"
-    tasks: tuple[str, ...] = (
-        "Stack the red object on top of the blue object",
-        "Stack the green object on top of the red object",
-    )
-    iterations: int = 8  # of each task
-    episodes: int = (
-        64  # collected per iteration, and as many without exploration to measure success
-    )
-    group: int = 16  # worlds that share a key and step together
-    train_steps: int = (
-        300  # of self-imitation per iteration, and on what a new task finds in earlier episodes
-    )
-    batch: int = 32
-    # keep training one policy within a task: better after few steps, but what the first data taught may stay for ever
-    # (Ash and Adams 2020)
-    warm_start: bool = False
-    capacity: int = 8192  # steps in the task buffer
-    edited_share: float = -1.0  # of the loss' weight; below 0 as they come
-    success_threshold: float = 0.0  # a task ends early at this success; 0 never
-    policy: SelfImitationConfig = field(
-        default_factory=lambda: SelfImitationConfig(
-            width=8,
-            binary_dims=(2,),
-            shift=1,
-            ema_decay=0.98,
-            exploration=Exploration(epsilon=0.02, noise=0.06),
-        )
-    )
-    hindsight: HindsightConfig = HindsightConfig()
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.arm not in ARMS:
-            raise ValueError(f"arm {self.arm!r} is unknown; use one of {ARMS}.")
-        if self.group < 1 or self.episodes % min(self.group, self.episodes):
-            raise ValueError(
-                f"episodes={self.episodes} is not a multiple of group={self.group}; try group=1 or "
-                f"episodes={max(1, self.episodes // max(self.group, 1)) * max(self.group, 1)}."
-            )
-        if not self.tasks:
-            raise ValueError("tasks is empty; name at least one task.")
-        if (self.policy.history, self.policy.execute) != (1, 1):
-            raise ValueError(
-                f"policy.history={self.policy.history}, policy.execute={self.policy.execute}: the loop's pieces are "
-                "single decisions; set both to 1."
-            )
-        if self.policy.exploration.epsilon <= 0:
-            raise ValueError(
-                "policy.exploration.epsilon is 0: nothing would ever act at random; try 0.02."
-            )
 
 
 class AgentState(NamedTuple):
@@ -143,61 +74,6 @@ def run_daag(
         raise ValueError("arm 'hindsight' needs an augmenter; see augmenter.make_augmenter.")
     agent = _Agent(world, detector, config, programs or Programs(world, config), directory)
     return agent.run(progress)
-
-
-class Programs:
-    """The compiled functions of a loop: collect and train, over as many devices as divide the groups and the batch."""
-
-    def __init__(self, world: World, config: DaagConfig):
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
-            )
-        env, self._instruct = world.env, world.instruct
-        spec = env.spec._replace(task_dim=self.instruction(config.tasks[0]).size)
-        self.group = group = min(config.group, config.episodes)
-        self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes // group, config.batch))
-        self.algorithm = self_imitation(config.policy, spec)
-        act = self.algorithm.act
-        given = lambda instruction: instruction if spec.task_dim else None
-
-        def run(shared: tuple[Trainable, Task, Array], key: Key, scales: Array) -> Episode:
-            policy, task, instruction = shared
-            world = (task, env.default_colors, given(instruction))
-            return rollout(env, act, policy, key, group, *world, explore=scales)
-
-        def train(policy: Trainable, steps: Steps, size, key: Key, instruction: Array):
-            sample_key, update_key = jax.random.split(key)
-            wanted = (config.batch, given(instruction), config.edited_share)
-            batch = sample_steps(steps, size, sample_key, *wanted)
-            return self.algorithm.update(policy, split_batch(batch, mesh), update_key)
-
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        self.init = jax.jit(self.algorithm.init, out_shardings=everywhere)
-        self.train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
-        self._collect = grouped_rollout(run, mesh)
-
-    def instruction(self, task: str) -> Float[np.ndarray, "D"]:
-        """What the policy is told of a task; nothing (D = 0) in a world without ``instruct``."""
-        return np.zeros(0, np.float32) if self._instruct is None else self._instruct(task)
-
-    def collect(
-        self, policy: Trainable, key: Key, task: Task, instruction: Array, scales: Array
-    ) -> Episode:
-        """Episodes of the policy, each decision exploring by its scale [B, D]."""
-        scales = scales.reshape(-1, self.group, scales.shape[-1])
-        keys = jax.random.split(key, len(scales))
-        return self._collect((policy, task, instruction), keys, scales)
-
-
-def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
-    """Scales of exploration: each episode follows the policy up to a random decision, then acts at random.
-
-    The policy brings the world to where it already succeeds, and what comes next is tried from there (Ecoffet et al.
-    2021, "First return, then explore").
-    """
-    switch = np.asarray(jax.random.randint(key, (episodes, 1), 1, decisions + 1))
-    return np.where(np.arange(decisions)[None] < switch, 1.0, EXPLORE_ALL).astype(np.float32)
 
 
 def memory_of(world: World, detector: Detector | None, config: DaagConfig) -> Memory:
@@ -309,15 +185,12 @@ class _Agent:
         return policy, metrics
 
     def _iterate(self, state: AgentState, step: int, task: str) -> tuple[AgentState, dict]:
-        collect_key = key_at(self.root, "collect", step)
-        parsed = parse_task(task, self.world.env.config.colors)
-        instruction = self.programs.instruction(task)
+        """Collects, learns, and tries the policy without exploration."""
         shape = (self.config.episodes, self.world.env.horizon)
         scales = np.full(shape, EXPLORE_ALL, np.float32)
         if int(state.buffer.size):  # before anything is learnt, all is random
             scales = return_then_explore(key_at(self.root, "switch", step), *shape)
-        episodes = self.programs.collect(state.policy, collect_key, parsed, instruction, scales)
-        episodes = jax.device_get(episodes)
+        episodes = jax.device_get(self._act(state.policy, "collect", step, task, scales))
         index = self.memory.add(episodes, task)
         if self.directory is not None:
             cameras = self.world.env.config.cameras
@@ -326,10 +199,22 @@ class _Agent:
         if lesson.steps is not None:
             state = state._replace(buffer=add_steps(state.buffer, lesson.steps))
         policy, metrics = self._train(state, task, "train", step)
-        calm = np.zeros(shape, np.float32)
-        test_key = key_at(self.root, "test", step)
-        tested = self.programs.collect(policy, test_key, parsed, instruction, calm)
-        row = {
+        tested = self._act(policy, "test", step, task, np.zeros(shape, np.float32))
+        row = self._row(episodes, lesson, tested, task) | {
+            "buffer": int(state.buffer.size),
+            "loss": float(metrics.get("loss/policy", np.nan)) if metrics else None,
+        }
+        return state._replace(policy=policy), row
+
+    def _act(self, policy: Trainable, name: str, step: int, task: str, scales) -> Episode:
+        """Episodes of a policy at a task, with keys of that name and step."""
+        parsed = parse_task(task, self.world.env.config.colors)
+        key, instruction = key_at(self.root, name, step), self.programs.instruction(task)
+        return self.programs.collect(policy, key, parsed, instruction, scales)
+
+    def _row(self, episodes: Episode, lesson: Lesson, tested: Episode, task: str) -> dict:
+        """The numbers of an iteration: what was collected and kept, and what the policy does without exploration."""
+        return {
             "episodes": int(episodes.length.shape[0]),
             "rewarded": int(episodes.extras["success"].sum()),
             "kept": lesson.counts["kept"],
@@ -340,12 +225,9 @@ class _Agent:
             "wrong_swap": lesson.counts["wrong swap"],
             "wrong_picture": lesson.counts["wrong picture"],
             "outcomes": dict(lesson.counts),
-            "buffer": int(state.buffer.size),
             "success": float(np.mean(np.asarray(tested.extras["success"]))),
             "reached": self._truly_reached(tested, task).mean(axis=0).tolist(),
-            "loss": float(metrics.get("loss/policy", np.nan)) if metrics else None,
         }
-        return state._replace(policy=policy), row
 
     def _truly_reached(self, episodes: Episode, task: str) -> Bool[np.ndarray, "B G"]:
         """Which sub-goals of the task each episode truly reached."""

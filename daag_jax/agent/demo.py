@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from daag_jax.agent.daag import EPISODES, DaagConfig, Programs, memory_of, run_daag
+from daag_jax.agent.daag import EPISODES, memory_of, run_daag
+from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.demo_report import (
     ARM_NAMES,
     DETECTORS,
@@ -26,6 +28,7 @@ from daag_jax.agent.demo_report import (
     report_page,
     summarise,
 )
+from daag_jax.agent.programs import Programs
 from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import html
 
@@ -68,36 +71,13 @@ def run(config: DemoConfig = DemoConfig()) -> dict:
     progress.say("loading the shipped models")
     tasks = config.setup.tasks
     setup = prepare(config.setup, directory, progress.say)
-    base = DaagConfig(
-        tasks=tasks,
-        iterations=config.iterations,
-        episodes=config.episodes,
-        train_steps=config.train_steps,
-        capacity=config.capacity,
-        warm_start=True,
-        seed=config.setup.seed,
-    )
+    base = loop_config(config)
     programs = Programs(setup.world, base)
     arms = {}
     for arm in ARM_NAMES:
-        detector = setup.detectors.get(DETECTORS[arm])
-
-        def show(row: dict, arm: str = arm) -> None:
-            progress.say(
-                f"{ARM_NAMES[arm]:26s} task {tasks.index(row['task']) + 1}, "
-                f"{row['episodes_of_task']:4d} episodes: {row['kept']:3d} kept, {row['edited']:3d} edited, "
-                f"buffer {row['buffer']:4d}, sub-goals reached "
-                + " ".join(f"{x:.2f}" for x in row["reached"])
-            )
-
-        arms[arm] = run_daag(
-            setup.world,
-            detector,
-            replace(base, arm=arm),
-            directory / arm,
-            show,
-            programs,
-        )
+        detector, own = setup.detectors.get(DETECTORS[arm]), replace(base, arm=arm)
+        show = lambda row, arm=arm: progress.say(line_of(row, arm, tasks))
+        arms[arm] = run_daag(setup.world, detector, own, directory / arm, show, programs)
     results = {"seed": config.setup.seed} | summarise(tasks, setup, arms)
     (directory / "results.json").write_text(json.dumps(results, indent=1))
     print_table(results)
@@ -107,3 +87,26 @@ def run(config: DemoConfig = DemoConfig()) -> dict:
     page = html.write(report_page(tasks, setup, arms, results, films), directory / "report.html")
     progress.say(f"report: {page}")
     return results
+
+
+def loop_config(config: DemoConfig) -> DaagConfig:
+    """The loop of the demo, but for its arm."""
+    return DaagConfig(
+        tasks=config.setup.tasks,
+        iterations=config.iterations,
+        episodes=config.episodes,
+        train_steps=config.train_steps,
+        capacity=config.capacity,
+        warm_start=True,
+        seed=config.setup.seed,
+    )
+
+
+def line_of(row: dict, arm: str, tasks: Sequence[str]) -> str:
+    """One line of progress."""
+    return (
+        f"{ARM_NAMES[arm]:26s} task {tasks.index(row['task']) + 1}, "
+        f"{row['episodes_of_task']:4d} episodes: {row['kept']:3d} kept, {row['edited']:3d} edited, "
+        f"buffer {row['buffer']:4d}, sub-goals reached "
+        + " ".join(f"{x:.2f}" for x in row["reached"])
+    )

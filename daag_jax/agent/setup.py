@@ -14,14 +14,15 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from daag_jax.agent import detectors
 from daag_jax.agent.augmenter import MEANS, make_augmenter, make_looker
-from daag_jax.agent.daag import DaagConfig
+from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.llm import EndpointConfig, LanguageModelOrchestrator, ReplayOrchestrator
 from daag_jax.agent.memory import World
 from daag_jax.agent.orchestrator import NoisyOrchestrator, Orchestrator, RuleOrchestrator
-from daag_jax.agent.reward import Detector, DetectorConfig, make_detector, make_scorer
+from daag_jax.agent.reward import Detector, DetectorConfig, Labelled, make_detector, make_scorer
 from daag_jax.assets import asset, shipped_checksum
 from daag_jax.editing.compact import COMPACT_EDIT, load_compact_editor
 from daag_jax.editing.editor import EditorConfig
@@ -164,17 +165,56 @@ def novel_captions(tasks: Sequence[str]) -> tuple[str, ...]:
     return novel
 
 
+class Frames(NamedTuple):
+    """Frames that detectors learn from, are calibrated on, and are compared on."""
+
+    real: Labelled
+    validation: Labelled
+    test: Labelled
+    edited: Labelled  # some of the real ones, by diffusion
+    exact: Labelled  # the same, by the simulator
+
+
 def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
     """The world, the shipped models, and detectors with and without edits of the novel task."""
     novel = novel_captions(config.tasks)
     world = make_world(config)
     env, scores = world.env, world.scores
-    diffusion = make_augmenter("diffusion", env, load_compact_editor(), config.editor)
-    oracle = make_augmenter("oracle", env, None)
-    clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)
     known = detectors.known_columns(env, novel)
-    tasks = detectors.known_tasks(env, novel)
+    frames = make_frames(config, env, novel, known, say)
+    say("finetuning CLIP on labelled frames, without and with edits")
+    parts = {
+        "no edits": [frames.real],
+        "edits": [frames.real, frames.edited],
+        "oracle": [frames.real, frames.exact],
+    }
+    clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)
+    capacity = config.labelled + len(frames.edited.images)  # one shape, one program
+    common = (frames.validation, known, scores, config.detector, config.seed, capacity)
+    found = {
+        name: detectors.train_detector(clip_params, env, parts[name], *common)
+        for name in config.detectors
+    }
+    metrics = lambda one: detectors.novel_metrics(scores, one, frames.test, env.captions, novel)
+    precisions = {name: metrics(one)["average_precision"] for name, one in found.items()}
+    say(f"average precision on the novel task: { {k: round(v, 3) for k, v in precisions.items()} }")
+    pictures = {
+        "before": frames.real.images[: len(frames.edited.images)][:, 0],
+        "edited": frames.edited.images[:, 0],
+        "oracle": frames.exact.images[:, 0],
+    }
+    return Setup(world, found, precisions, pictures)
 
+
+def make_frames(
+    config: SetupConfig,
+    env: RgbStacking,
+    novel: Sequence[str],
+    known: Bool[np.ndarray, "M"],
+    say: Callable[[str], None],
+) -> Frames:
+    """Labelled frames, of which no real one shows a novel caption labelled, and edits of some to show them."""
+    tasks = detectors.known_tasks(env, novel)
     root = jax.random.key(config.seed)
     real, qpos = detectors.mixed_frames(env, key_at(root, "labelled", 0), config.labelled, tasks)
     real = real._replace(known=np.broadcast_to(known[None], real.truth.shape).copy())
@@ -188,31 +228,14 @@ def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
         real.truth[: config.edited], known, env.captions, novel, RuleOrchestrator(), config.seed
     )
     say(f"editing {len(requests)} frames to show the novel sub-goals {novel}")
+    diffusion = make_augmenter("diffusion", env, load_compact_editor(), config.editor)
+    oracle = make_augmenter("oracle", env, None)
     key = key_at(root, "edit-frames", 0)
-    arguments = (env, real, qpos, requests)
-    edited = detectors.edited_frames(*arguments, diffusion, key)
-    exact = detectors.edited_frames(*arguments, oracle, key)
-
-    capacity = config.labelled + len(requests)
-    common = (validation, known, scores, config.detector, config.seed, capacity)
-    say("finetuning CLIP on labelled frames, without and with edits")
-    parts = {"no edits": [real], "edits": [real, edited], "oracle": [real, exact]}
-    found = {
-        name: detectors.train_detector(clip_params, env, parts[name], *common)
-        for name in config.detectors
-    }
-    precisions = {
-        name: detectors.novel_metrics(scores, one, test, env.captions, novel)["average_precision"]
-        for name, one in found.items()
-    }
-    shown = {name: round(value, 3) for name, value in precisions.items()}
-    say(f"average precision on the novel task: {shown}")
-    pictures = {
-        "before": real.images[: len(requests)][:, 0],
-        "edited": edited.images[:, 0],
-        "oracle": exact.images[:, 0],
-    }
-    return Setup(world, found, precisions, pictures)
+    edited, exact = (
+        detectors.edited_frames(env, real, qpos, requests, augment, key)
+        for augment in (diffusion, oracle)
+    )
+    return Frames(real, validation, test, edited, exact)
 
 
 def prepare(

@@ -23,8 +23,10 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from daag_jax.agent.daag import DaagConfig, Programs, run_daag
+from daag_jax.agent.daag import run_daag
+from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.demo_report import ARM_NAMES
+from daag_jax.agent.programs import Programs
 from daag_jax.agent.reward import DetectorConfig
 from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation import figures, html

@@ -12,16 +12,12 @@ import numpy as np
 import pytest
 
 from daag_jax.agent.augmenter import make_augmenter, make_looker
-from daag_jax.agent.daag import (
-    DaagConfig,
-    Programs,
-    memory_of,
-    return_then_explore,
-    run_daag,
-)
+from daag_jax.agent.daag import memory_of, run_daag
+from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.demo_report import edited_films
 from daag_jax.agent.hindsight import HindsightConfig
 from daag_jax.agent.memory import World
+from daag_jax.agent.programs import Programs, return_then_explore
 from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
 from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.algorithms.self_imitation import SelfImitationConfig

@@ -1,0 +1,77 @@
+"""The compiled parts of the lifelong loop: collect and train; and how far each decision explores."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from daag_jax.agent.daag_config import DaagConfig
+from daag_jax.agent.memory import World
+from daag_jax.algorithms.parts.trainable import Trainable
+from daag_jax.algorithms.self_imitation import self_imitation
+from daag_jax.data.buffer import Steps, sample_steps
+from daag_jax.envs.tasks.rgb_stacking import Task
+from daag_jax.evaluation.rollout import grouped_rollout, rollout
+from daag_jax.training.devices import mesh_for_batch, split_batch
+from daag_jax.types import Episode, Key
+
+EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
+
+
+class Programs:
+    """The compiled functions of a loop: collect and train, over as many devices as divide the groups and the batch."""
+
+    def __init__(self, world: World, config: DaagConfig):
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
+            )
+        env, self._instruct = world.env, world.instruct
+        spec = env.spec._replace(task_dim=self.instruction(config.tasks[0]).size)
+        self.group = group = min(config.group, config.episodes)
+        self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes // group, config.batch))
+        self.algorithm = self_imitation(config.policy, spec)
+        act = self.algorithm.act
+        given = lambda instruction: instruction if spec.task_dim else None
+
+        def run(shared: tuple[Trainable, Task, Array], key: Key, scales: Array) -> Episode:
+            policy, task, instruction = shared
+            world = (task, env.default_colors, given(instruction))
+            return rollout(env, act, policy, key, group, *world, explore=scales)
+
+        def train(policy: Trainable, steps: Steps, size, key: Key, instruction: Array):
+            sample_key, update_key = jax.random.split(key)
+            wanted = (config.batch, given(instruction), config.edited_share)
+            batch = sample_steps(steps, size, sample_key, *wanted)
+            return self.algorithm.update(policy, split_batch(batch, mesh), update_key)
+
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self.init = jax.jit(self.algorithm.init, out_shardings=everywhere)
+        self.train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
+        self._collect = grouped_rollout(run, mesh)
+
+    def instruction(self, task: str) -> Float[np.ndarray, "D"]:
+        """What the policy is told of a task; nothing (D = 0) in a world without ``instruct``."""
+        return np.zeros(0, np.float32) if self._instruct is None else self._instruct(task)
+
+    def collect(
+        self, policy: Trainable, key: Key, task: Task, instruction: Array, scales: Array
+    ) -> Episode:
+        """Episodes of the policy, each decision exploring by its scale [B, D]."""
+        scales = scales.reshape(-1, self.group, scales.shape[-1])
+        keys = jax.random.split(key, len(scales))
+        return self._collect((policy, task, instruction), keys, scales)
+
+
+def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:
+    """Scales of exploration: each episode follows the policy up to a random decision, then acts at random.
+
+    The policy brings the world to where it already succeeds, and what comes next is tried from there (Ecoffet et al.
+    2021, "First return, then explore").
+    """
+    switch = np.asarray(jax.random.randint(key, (episodes, 1), 1, decisions + 1))
+    return np.where(np.arange(decisions)[None] < switch, 1.0, EXPLORE_ALL).astype(np.float32)
