@@ -1,4 +1,5 @@
-"""Guards that hold in every test: four virtual devices, strict ranks, no key used twice, a shared compilation cache."""
+"""Guards that hold in every test: four virtual devices, strict ranks, no key used twice, no NaN out of compiled code,
+a shared compilation cache."""
 
 import os
 
@@ -17,16 +18,10 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_debug_nans", True)
 
 
 @pytest.fixture
 def key():
     """A typed key that is the same in every run."""
     return jax.random.key(0)
-
-
-@pytest.fixture
-def nans_raise():
-    """Makes any NaN inside jitted code an error (for small tests: it slows everything)."""
-    with jax.debug_nans(True):
-        yield

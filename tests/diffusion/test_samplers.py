@@ -67,7 +67,7 @@ def test_every_sampler_reaches_the_gaussian_from_pure_noise(method, name, key):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["rectified_flow", "cosine"])
-def test_walks_from_end_to_end_hold_no_nan_forward_or_backward(method, name, key, nans_raise):
+def test_walks_from_end_to_end_hold_no_nan_forward_or_backward(method, name, key):
     schedule = getattr(schedules, name)()
     times = schedules.uniform_times(4)  # from exactly 1 to exactly 0
     run = jax.jit(
