@@ -7,6 +7,7 @@
     daag edit FRAMES red=green                       colours of objects in a video, by diffusion
     daag report RUN                                  report.html of a run folder
     daag weights check FOLDER                        what a folder of Stable Diffusion, ControlNet or CLIP holds
+    daag weights fetch OWNER/NAME FOLDER             such a folder from the Hugging Face hub
     daag list                                        algorithms, worlds, tasks, shipped weights
 
 An unknown name is answered with the nearest one.
@@ -27,7 +28,7 @@ import tyro
 from daag_jax.commands.episodes import ENVS, Collect, collect
 from daag_jax.commands.policies import Evaluate, evaluate, train
 from daag_jax.commands.videos import Edit, edit
-from daag_jax.commands.weights import Check, check
+from daag_jax.commands.weights import Check, Fetch, check, fetch
 from daag_jax.names import check_name
 
 Positional = tyro.conf.Positional
@@ -88,9 +89,10 @@ def demo(arguments: Sequence[str]) -> None:
 
 
 def weights(arguments: Sequence[str]) -> None:
-    """``daag weights check FOLDER``."""
-    kind = check_name("subcommand of weights", arguments[0] if arguments else "", ("check",))
-    check(tyro.cli(Check, args=list(arguments[1:]), prog=f"daag weights {kind}"))
+    """``daag weights check FOLDER`` and ``daag weights fetch OWNER/NAME FOLDER``."""
+    kind = check_name("subcommand of weights", arguments[0] if arguments else "", WEIGHTS)
+    options, run = WEIGHTS[kind]
+    run(tyro.cli(options, args=list(arguments[1:]), prog=f"daag weights {kind}"))
 
 
 def _command(kind: type, run: Any) -> Any:
@@ -99,6 +101,7 @@ def _command(kind: type, run: Any) -> Any:
     )
 
 
+WEIGHTS: dict[str, Any] = {"check": (Check, check), "fetch": (Fetch, fetch)}
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "train": train,

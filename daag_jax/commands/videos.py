@@ -23,7 +23,8 @@ class Edit:
     of the control, and objects are found by the palette colour they show.
 
     The shipped weights edit squares of 64 px.  ``--weights FOLDER --size 512`` takes Stable Diffusion 1.5 from a folder
-    in the layout of Hugging Face, ``--controlnets depth=FOLDER edges=FOLDER`` its ControlNets (depth, normals, edges).
+    in the layout of Hugging Face (or from a single file, with ``--tokenizer FOLDER``), ``--controlnets depth=FOLDER
+    edges=FOLDER`` its ControlNets (depth, normals, edges).
     """
 
     frames: Positional[Path]
@@ -35,6 +36,7 @@ class Edit:
     normals: Path | None = None
     segmentation: Path | None = None
     weights: Path | None = None  # of Stable Diffusion 1.5; the shipped ones are for 64 px
+    tokenizer: Path | None = None  # None: the one in the folder of the weights
     controlnets: tuple[str, ...] = ()
     size: int = 64  # [px] of the edited squares
     thing: str = "block"  # what the objects are called: "a green block"
@@ -123,7 +125,7 @@ def _pretrained(options: Edit, wanted: Any) -> tuple:
     from daag_jax.envs.palette import PALETTE_NAMES
 
     controlnets = dict(pair.split("=", 1) for pair in options.controlnets)
-    editor = load_pretrained(options.weights, controlnets)
+    editor = load_pretrained(options.weights, controlnets, tokenizer=options.tokenizer)
     name = lambda color: f"a {PALETTE_NAMES[color]} {options.thing}" if color >= 0 else ""
     said = editor.prompts([BACKGROUND], [[name(int(color)) for color in wanted[0]]])
     return make_editor(edit_config(options), editor.spec), editor.params, said

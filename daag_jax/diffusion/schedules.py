@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+SPACINGS = ("trailing", "leading", "linspace")
+
 
 class Schedule(NamedTuple):
     """alpha and sigma as functions of time, of any shape; ``num_steps`` is 0 where there is no table."""
@@ -249,3 +251,27 @@ def last_part(times: Float[Array, "N1"], strength: float) -> Float[Array, "M1"]:
     if kept < 1:
         raise ValueError(f"strength={strength} leaves none of {num} steps; try {1 / num} or more.")
     return times[num - kept :]
+
+
+def spaced_times(
+    schedule: Schedule, num: int, spacing: str = "trailing", strength: float = 1.0
+) -> Float[Array, "N1"]:
+    """The times of ``num`` steps as image models are sampled; ``strength`` below 1 is where an edit starts (SDEdit).
+
+        trailing   even from ``strength`` to 0 (Lin et al. 2024, table 2); all steps are spent there
+        leading    of DDIM in Stable Diffusion: ``leading_times``, of which the last share
+        linspace   of DPM-Solver++ in diffusers: steps 0 .. N - 1 rounded, without step 0, then clean data; likewise
+
+    Raises:
+        ValueError: the spacing is unknown, or the strength leaves no step.
+    """
+    if spacing == "trailing":
+        return uniform_times(num, strength, 0.0)
+    if spacing == "leading":
+        return last_part(leading_times(schedule, num), strength)
+    if spacing != "linspace":
+        raise ValueError(f"spacing {spacing!r} is unknown; use one of {SPACINGS}.")
+    check_has_steps(schedule)
+    steps = np.round(np.linspace(0, schedule.num_steps - 1, num + 1))[::-1]
+    steps[-1] = -1  # clean
+    return last_part(time_of(schedule, jnp.asarray(steps)), strength)

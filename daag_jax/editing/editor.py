@@ -31,7 +31,7 @@ from daag_jax.diffusion.guidance import classifier_free_fused
 from daag_jax.diffusion.process import GaussianProcess
 from daag_jax.diffusion.projections import replace_known
 from daag_jax.diffusion.samplers import METHODS, sample, start
-from daag_jax.diffusion.schedules import scaled_linear, step_of, uniform_times
+from daag_jax.diffusion.schedules import SPACINGS, scaled_linear, spaced_times, step_of
 from daag_jax.editing.controls import ControlConfig
 from daag_jax.editing.masks import dilate, edit_mask, latent_mask, region_weights
 from daag_jax.editing.noise import NOISES, frame_noise
@@ -107,6 +107,7 @@ class EditorConfig:
 
     steps: int = 10
     method: str = "ddim"
+    spacing: str = "trailing"  # of the steps in time; diffusers: leading for ddim, linspace for dpm
     guidance: float = 1.0  # classifier-free; 1 needs no second call of the UNet
     control: float | tuple[float, ...] = 1.0  # weights of the ControlNets; 0 switches geometry off
     control_span: tuple[float, float] = (0.0, 1.0)  # shares of the steps between which it steers
@@ -122,6 +123,7 @@ class EditorConfig:
     def __post_init__(self):
         for field, value, known in (
             ("method", self.method, DETERMINISTIC),
+            ("spacing", self.spacing, SPACINGS),
             ("attention", self.attention, MODES),
             ("noise", self.noise, NOISES),
         ):
@@ -225,15 +227,15 @@ def edit_at_once(
     source = encode(spec, params, flat.rgb)
     noise = noise.reshape(source.shape)
     process = GaussianProcess(scaled_linear(), spec.parameterisation)
-    denoise = make_denoiser(config, spec, params, process, flat, prompts, frames)
+    times = spaced_times(process.schedule, config.steps, config.spacing, config.strength)
+    denoise = make_denoiser(config, spec, params, process, times, flat, prompts, frames)
     project = None
     if config.is_masked:
         painted = latent_mask(dilate(mask, config.dilation), factor)[..., None]
         project = replace_known(process.schedule, source, painted, noise)
-    begin = start(process.schedule, source, noise, config.strength)
+    begin = start(process.schedule, source, noise, times[0])
     if config.strength == 1.0:
         begin = noise
-    times = uniform_times(config.steps, config.strength, 0.0)
     latents = sample(denoise, process.schedule, begin, times, method=config.method, project=project)
     painted_rgb = decode(spec, params, latents)
     if config.is_masked:
@@ -246,11 +248,16 @@ def make_denoiser(
     spec: EditorSpec,
     params: EditorParams,
     process: GaussianProcess,
+    times: Float[Array, "N1"],
     flat: Clip,
     prompts: Prompts,
     frames: int,
 ) -> Callable[[Array, Array], Array]:
-    """UNet and ControlNet with everything but (xt, time) bound; guided where ``config.guidance`` is not 1."""
+    """UNet and ControlNets with everything but (xt, time) bound; guided where ``config.guidance`` is not 1.
+
+    Args:
+        times: of the sampling, of which ``config.control_span`` is a part.
+    """
     unet = UNet(spec.unet)
     is_guided = config.guidance != 1.0
     twice = lambda x: jnp.concatenate([x, x]) if is_guided else x
@@ -273,12 +280,16 @@ def make_denoiser(
             spec.controlnets, params.controlnets, weights, strict=True
         )
     ]
-    when = (config.control_span, config.steps, config.guess, is_guided)
+    num = times.shape[0] - 1
+    when = (config.control_span, num, config.guess, is_guided)
     steer = make_steering(branches, context, regions, *when)
 
     def network(xt: Array, time: Array) -> Array:
         step = step_of(process.schedule, time)
-        residuals = steer(xt, step, 1.0 - time / config.strength)
+        steps_done = (times[None, :-1] > time[:, None] + 0.1 / process.schedule.num_steps).sum(
+            axis=1
+        )
+        residuals = steer(xt, step, steps_done / num)
         return unet.apply({"params": params.unet}, xt, step, context, regions, residuals, **attend)
 
     denoise = process.denoiser(network)

@@ -5,7 +5,8 @@
     said = editor.prompts(["a robot above a table"], [["a green block", "a red block", "a blue block"]])
     frames = edit(editor.params, clip, said, is_edited, key)
 
-Nothing is downloaded.  What a folder lacks, or has too much of, is named (``networks/folders.py``).
+A single-file checkpoint will do as well, with a tokenizer's folder beside it.  Nothing is downloaded.
+What a folder lacks, or has too much of, is named (``networks/folders.py``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from daag_jax.networks.clip.config import ClipTextConfig
 from daag_jax.networks.clip.model import make_text_encoder
 from daag_jax.networks.clip.tokenizer import load_tokenizer
 from daag_jax.networks.stable_diffusion.config import ControlNetConfig, UNetConfig, VaeConfig
+from daag_jax.types import Params
 
 # Twenty steps of DPM-Solver++ and a guidance of 7.5, as is usual with Stable Diffusion 1.5; our choice
 SD15_EDIT = EditorConfig(steps=20, method="dpm_solver_2m", guidance=7.5)
@@ -63,13 +65,17 @@ def load_pretrained(
     controlnets: Mapping[str, str | Path] | None = None,
     num_objects: int = 3,
     dtype: Any = jnp.float32,
+    tokenizer: str | Path | None = None,
+    places: Callable[[Params], Any] | None = None,
 ) -> PretrainedEditor:
     """Reads an editor.
 
     Args:
-        folder: a pipeline with ``vae``, ``unet``, ``text_encoder`` and ``tokenizer``.
-        controlnets: folders by what they look at (``steering.CHANNELS``): depth, normals, edges.
+        folder: a pipeline with ``vae``, ``unet``, ``text_encoder`` and ``tokenizer``, or a single-file checkpoint.
+        controlnets: folders or files by what they look at (``steering.CHANNELS``): depth, normals, edges.
         dtype: of the parameters of the diffusion networks.
+        tokenizer: its folder; None is the one in ``folder``.
+        places: ``shapes -> shardings`` of the diffusion networks; None puts them on the default device.
 
     Raises:
         FileNotFoundError: a part is not there.
@@ -93,18 +99,24 @@ def load_pretrained(
         num_objects,
     )
     params = EditorParams(
-        folders.load(parts["vae"], dtype),
-        folders.load(parts["unet"], dtype),
-        tuple(folders.load(part, dtype) for part in branches.values()),
+        folders.load(parts["vae"], dtype, places),
+        folders.load(parts["unet"], dtype, places),
+        tuple(folders.load(part, dtype, places) for part in branches.values()),
     )
-    text = parts["text_encoder"]
-    length = text.config.max_position_embeddings
-    tokenizer = load_tokenizer(folder / "tokenizer", length)
-    states = jax.jit(make_text_encoder(text.config).hidden_states)
-    weights = folders.load(text)
-    return PretrainedEditor(
-        spec, params, lambda said: states(weights, jnp.asarray(tokenizer(said)))
-    )
+    words = folder / "tokenizer" if tokenizer is None else Path(tokenizer)
+    if not words.is_dir():
+        raise FileNotFoundError(
+            f"{words} is not a folder; a single-file checkpoint holds no tokenizer: name the folder of one."
+        )
+    return PretrainedEditor(spec, params, make_encode(parts["text_encoder"], words))
+
+
+def make_encode(part: folders.Component, words: Path) -> Callable[[Sequence[str]], Array]:
+    """``encode(sentences) -> [S, L, E]`` with the text encoder of a folder and the tokenizer of another."""
+    tokenize = load_tokenizer(words, part.config.max_position_embeddings)
+    states = jax.jit(make_text_encoder(part.config).hidden_states)
+    weights = folders.load(part)
+    return lambda said: states(weights, jnp.asarray(tokenize(said)))
 
 
 def check_kind(part: folders.Component, kind: type) -> None:

@@ -6,6 +6,8 @@
         vae/ ...  text_encoder/ ...  tokenizer/ ...
     control_v11f1p_sd15_depth/        or one component by itself
 
+    v1-5-pruned.safetensors           or a single-file checkpoint, which is taken to be of Stable Diffusion 1.5
+
 ``components(path)`` finds them, ``read_config`` turns a ``config.json`` into our configuration, ``check`` compares the
 names and shapes of a weight file with it (without reading the weights), ``load`` reads them.  A field of a config that
 asks for what is not built (Stable Diffusion 2's linear projections, say) is refused by name.
@@ -24,13 +26,27 @@ import jax.numpy as jnp
 from safetensors import SafetensorError, safe_open
 
 from daag_jax.networks.clip import weights as clip_weights
-from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig, ClipVisionConfig
+from daag_jax.networks.clip.config import (
+    SD15_TEXT,
+    ClipConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+)
+from daag_jax.networks.stable_diffusion import single_file
 from daag_jax.networks.stable_diffusion import weights as diffusion_weights
-from daag_jax.networks.stable_diffusion.config import ControlNetConfig, UNetConfig, VaeConfig
+from daag_jax.networks.stable_diffusion.config import (
+    SD15_CONTROLNET,
+    SD15_UNET,
+    SD15_VAE,
+    ControlNetConfig,
+    UNetConfig,
+    VaeConfig,
+)
 from daag_jax.types import Params
 
 Config = UNetConfig | VaeConfig | ControlNetConfig | ClipTextConfig | ClipConfig
 
+SINGLE_FILE: dict[str, Any] = {"unet": SD15_UNET, "vae": SD15_VAE, "controlnet": SD15_CONTROLNET}
 CLASSES: dict[str, type] = {  # what "_class_name" or "architectures" says
     "UNet2DConditionModel": UNetConfig,
     "AutoencoderKL": VaeConfig,
@@ -89,15 +105,19 @@ class Finding(NamedTuple):
 
 
 def components(path: str | Path) -> list[Component]:
-    """The networks of a folder: of a pipeline, or the one whose folder it is.
+    """The networks of a folder: of a pipeline, or the one whose folder it is; or those of a single-file checkpoint.
 
     Raises:
-        FileNotFoundError: there is no folder, or none of its folders holds a ``config.json`` of a known network.
+        FileNotFoundError: there is neither folder nor file, or no folder in it holds a ``config.json`` that is known.
         ValueError: a ``config.json`` cannot be used; the message names file and field.
     """
     path = Path(path)
+    if path.is_file():
+        return components_of_file(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not a folder; name one in the layout of Hugging Face.")
+        raise FileNotFoundError(
+            f"{path} is not there; name a folder in the layout of Hugging Face, or a single-file checkpoint."
+        )
     if (path / "config.json").is_file():
         return [Component(path.name, read_config(path / "config.json"), path)]
     files = sorted(path.glob("*/config.json"))
@@ -108,6 +128,28 @@ def components(path: str | Path) -> list[Component]:
             f"{path} holds no config.json of {', '.join(CLASSES)}, nor does a folder in it (it holds {seen})."
         )
     return [Component(file.parent.name, read_config(file), file.parent) for file in known]
+
+
+def components_of_file(path: Path) -> list[Component]:
+    """The networks of a single-file checkpoint, by the prefixes of its tensors, as of Stable Diffusion 1.5.
+
+    Raises:
+        ValueError: it is damaged, or not such a file.
+    """
+    names = header(path)[0]
+    found = [
+        Component(name, config, path)
+        for name, config in SINGLE_FILE.items()
+        if single_file.own_names(names, config)
+    ]
+    if any(name.startswith(clip_weights.SINGLE_FILE) for name in names):
+        found.append(Component("text_encoder", SD15_TEXT, path))
+    if not found:
+        raise ValueError(
+            f"{path} is no single-file checkpoint: none of its tensors begins with "
+            f"{', '.join(single_file.PREFIXES.values())}; name the folder that it is of."
+        )
+    return found
 
 
 def class_name(file: Path) -> str:
@@ -188,16 +230,19 @@ def weight_file(component: Component) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
+    if component.folder.is_file():
+        return component.folder
     if isinstance(component.config, ClipTextConfig | ClipConfig):
-        path = component.folder / "model.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(f"{component.folder} holds no model.safetensors.")
-        return path
+        return clip_weights.find(component.folder)
     return diffusion_weights.find(component.folder)
 
 
-def load(component: Component, dtype: Any = jnp.float32) -> Params:
-    """The parameters of a component.
+def load(
+    component: Component,
+    dtype: Any = jnp.float32,
+    places: Callable[[Params], Any] | None = None,
+) -> Params:
+    """The parameters of a component, on the default device or where ``places(shapes)`` says.
 
     Raises:
         FileNotFoundError: it has no weight file.
@@ -209,7 +254,7 @@ def load(component: Component, dtype: Any = jnp.float32) -> Params:
         ControlNetConfig: diffusion_weights.load_controlnet,
     }
     reader = loaders.get(type(component.config), clip_weights.load)
-    return reader(weight_file(component), component.config, dtype)
+    return reader(weight_file(component), component.config, dtype, places)
 
 
 def check(component: Component) -> Finding:
@@ -247,10 +292,9 @@ def compare(config: Config, path: Path, shapes: dict[str, tuple[int, ...]]) -> N
     if isinstance(config, ClipTextConfig | ClipConfig):
         clip_weights.check_header(path, shapes, config)
         return
-    makers: dict[type, tuple[Callable[[Any], Params], str]] = {
-        UNetConfig: (diffusion_weights.unet_shapes, "a UNet"),
-        VaeConfig: (diffusion_weights.vae_shapes, "a VAE"),
-        ControlNetConfig: (diffusion_weights.controlnet_shapes, "a ControlNet"),
+    makers: dict[type, Callable[[Any], Params]] = {
+        UNetConfig: diffusion_weights.unet_shapes,
+        VaeConfig: diffusion_weights.vae_shapes,
+        ControlNetConfig: diffusion_weights.controlnet_shapes,
     }
-    make, family = makers[type(config)]
-    diffusion_weights.check_header(path, shapes, make(config), family)
+    diffusion_weights.check_header(path, shapes, makers[type(config)](config), config)

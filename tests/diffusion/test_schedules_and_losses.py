@@ -137,7 +137,7 @@ def test_from_x0_inverts_to_x0(x0, noise, time, kind, name):
 
 @pytest.mark.parametrize("kind", PARAMETERISATIONS)
 @pytest.mark.parametrize("name", ["cosine", "scaled_linear", "ve", "rectified_flow"])
-def test_both_ends_of_time_are_finite_in_value_and_gradient(kind, name, nans_raise):
+def test_both_ends_of_time_are_finite_in_value_and_gradient(kind, name):
     process = GaussianProcess(SCHEDULES[name], kind)
     x0, noise = jnp.ones((2, 3)), jnp.full((2, 3), 0.5)
     ends = jnp.array([0.0, 1.0])
@@ -237,3 +237,18 @@ def test_times_cover_every_step_and_mirror_when_antithetic(key):
     level = np.log(SCHEDULES["ve"].sigma(draw_lognormal_times(keys[3], 4000, SCHEDULES["ve"])))
     assert level.mean() == pytest.approx(-1.2, abs=0.08)
     assert level.std() == pytest.approx(1.2, abs=0.08)
+
+
+def test_spacings_are_those_of_diffusers():
+    """Steps 999, 749, ...; 751, 501, ...; 999, 749.25 rounded, ...: as the three schedulers list them for N = 4."""
+    schedule = schedules.scaled_linear()
+    steps = lambda spacing: np.asarray(
+        schedules.step_of(schedule, schedules.spaced_times(schedule, 4, spacing))
+    )
+    np.testing.assert_allclose(steps("trailing"), [999, 749, 499, 249, -1])
+    np.testing.assert_allclose(steps("leading"), [751, 501, 251, 1, 0])
+    np.testing.assert_allclose(steps("linspace"), [999, 749, 500, 250, -1])
+    half = schedules.spaced_times(schedule, 4, "leading", 0.5)
+    np.testing.assert_allclose(schedules.step_of(schedule, half), [251, 1, 0])
+    with pytest.raises(ValueError, match="spacing 'even'"):
+        schedules.spaced_times(schedule, 4, "even")

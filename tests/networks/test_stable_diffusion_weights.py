@@ -2,6 +2,7 @@
 
 import json
 import struct
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from daag_jax.networks.stable_diffusion.config import (
     SD15_VAE,
     VaeConfig,
 )
+from daag_jax.training.devices import make_mesh, shardings
 
 TINY_VAE = VaeConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 FAMILIES = {
@@ -70,6 +72,17 @@ def test_half_precision_halves_the_file_and_loads_as_the_rounded_values(dtype, v
     jax.tree.map(np.testing.assert_array_equal, weights.load_vae(half, TINY_VAE), expected)
     kept = weights.load_vae(half, TINY_VAE, dtype)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(kept))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_parameters_are_read_to_where_they_live(dtype, vae_file):
+    places = partial(shardings, mesh=make_mesh(1, 4), min_elements=16)
+    split = weights.load_vae(vae_file, TINY_VAE, dtype, places)
+    whole = weights.load_vae(vae_file, TINY_VAE, dtype)
+    jax.tree.map(np.testing.assert_array_equal, split, whole)
+    kernel = split["decoder"]["conv_in"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+    assert kernel.sharding == places(whole)["decoder"]["conv_in"]["kernel"]
 
 
 def test_stable_diffusion_15_has_the_published_names_and_sizes():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig
 from daag_jax.networks.clip.model import make_clip, make_text_encoder
 from daag_jax.types import Params
 
+FILES = ("model.safetensors", "model.fp16.safetensors")
 TEXT = "text_model."
+SINGLE_FILE = (
+    "cond_stage_model.transformer."  # of the text encoder in a checkpoint of Stable Diffusion 1.5
+)
 # What a full CLIP holds beyond its text tower; a text encoder may be read from such a file.
 BEYOND_TEXT = ("vision_model.", "visual_projection.", "text_projection.", "logit_")
 FAMILIES = (
@@ -41,26 +45,55 @@ class WeightsError(ValueError):
     """A weight file that cannot be used, and why."""
 
 
-def load(path: str | Path, config: ClipConfig | ClipTextConfig, dtype: Any = jnp.float32) -> Params:
+def load(
+    path: str | Path,
+    config: ClipConfig | ClipTextConfig,
+    dtype: Any = jnp.float32,
+    places: Callable[[Params], Any] | None = None,
+) -> Params:
     """Reads ``model.safetensors`` (or its folder) into the parameters of ``make_clip`` or ``make_text_encoder``.
+
+    Args:
+        places: ``shapes -> shardings``, a tree like the parameters; None puts them on the default device.
 
     Raises:
         FileNotFoundError: there is no such file.
         WeightsError: truncated, of another family or size, or not finite; the message names the tensor.
     """
-    path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; name a .safetensors file or its folder.")
+    path = find(Path(path))
     tensors = canonical(read(path), config)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(parameter_shapes(config))
+    shapes = parameter_shapes(config)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
     names = [tensor_name(leaf_path, config) for leaf_path, _ in leaves]
     check_names(path, tensors, names)
     arrays = [
         take(path, name, tensors[name], leaf.shape, is_kernel(leaf_path))
         for name, (leaf_path, leaf) in zip(names, leaves, strict=True)
     ]
-    return jax.tree.unflatten(tree, [jnp.asarray(array, dtype) for array in arrays])
+    params = jax.tree.unflatten(tree, [array.astype(dtype) for array in arrays])
+    return jax.tree.map(jnp.asarray, params) if places is None else place(params, places(shapes))
+
+
+def place(params: Params, shardings: Any) -> Params:
+    """Arrays of every host where they shall live; each device is given its own slice."""
+    cut = lambda x, where: jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+    return jax.tree.map(cut, params, shardings)
+
+
+def find(path: Path) -> Path:
+    """The weight file at a path or in the folder at it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path.is_dir():
+        files = [path / name for name in FILES if (path / name).is_file()]
+        if not files:
+            raise FileNotFoundError(f"{path} holds no {FILES[0]}.")
+        return files[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a .safetensors file or its folder.")
+    return path
 
 
 def save(params: Params, path: str | Path, config: ClipConfig | ClipTextConfig) -> None:
@@ -83,7 +116,7 @@ def check_header(
     path: Path, found: Mapping[str, tuple[int, ...]], config: ClipConfig | ClipTextConfig
 ) -> None:
     """Raises a :class:`WeightsError` unless a file's tensors are those of the configuration, in their shapes."""
-    found = {name: shape for name, shape in found.items() if not name.endswith("position_ids")}
+    found = {ours: found[name] for ours, name in own_names(found).items()}
     found = canonical(found, config)
     leaves = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
     names = [tensor_name(leaf_path, config) for leaf_path, _ in leaves]
@@ -122,18 +155,26 @@ def inward(weight: np.ndarray) -> np.ndarray:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a file, 16-bit floats widened."""
+    """All tensors of a file, 16-bit floats widened; of a single-file checkpoint those of its text encoder."""
     try:
         with safe_open(path, framework="flax") as file:
             return {
-                name: np.asarray(file.get_tensor(name), np.float32)
-                for name in file.keys()  # noqa: SIM118 (not a dict)
-                if not name.endswith("position_ids")  # a constant that old versions wrote
+                ours: np.asarray(file.get_tensor(name), np.float32)
+                for ours, name in own_names(file.keys()).items()
             }
     except SafetensorError as error:
         raise WeightsError(
             f"{path} is truncated or not a safetensors file ({error}); copy it again."
         ) from None
+
+
+def own_names(names: Iterable[str]) -> dict[str, str]:
+    """Which tensors of a file are of CLIP: by Hugging Face's names, the file's."""
+    names = [
+        n for n in names if not n.endswith("position_ids")
+    ]  # a constant that old versions wrote
+    inner = {n.removeprefix(SINGLE_FILE): n for n in names if n.startswith(SINGLE_FILE)}
+    return inner or {name: name for name in names}
 
 
 def canonical(tensors: dict[str, Any], config: ClipConfig | ClipTextConfig) -> dict[str, Any]:

@@ -4,6 +4,9 @@ A parameter at the path ``down_blocks_0/resnets_1/conv1/kernel`` is the tensor `
 a convolution is [out, in, height, width] in the file and [height, width, in, out] here, a dense layer [out, in] and
 [in, out].  Files written here are read by diffusers, and the other way round, in float32, float16 or bfloat16.
 
+Single-file checkpoints of the original repositories are read too (``single_file.py``).  Every tensor goes from the
+mapped file to where it lives, one at a time; with ``places`` each host reads only the slices of its devices.
+
 A file that is cut short, of another model, of another size, or that holds NaN is refused with a sentence that names the
 file, the tensor, and the cure; nothing is ever unpickled.  Attention names of old VAE files are understood.
 """
@@ -14,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,40 +29,53 @@ from safetensors.numpy import save_file
 
 from daag_jax.networks.stable_diffusion.config import ControlNetConfig, UNetConfig, VaeConfig
 from daag_jax.networks.stable_diffusion.controlnet import ControlNet
+from daag_jax.networks.stable_diffusion.single_file import (
+    is_original,
+    original_name,
+    own_names,
+)
 from daag_jax.networks.stable_diffusion.unet import UNet
 from daag_jax.networks.stable_diffusion.vae import Vae
 from daag_jax.types import Params
 
 FOLDER_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 FAMILY_MARKS = {  # the first prefix that a file's names show tells its family
-    "a single-file checkpoint of the original repository": "model.diffusion_model.",
     "a CLIP text encoder": "text_model.",
     "a ControlNet": "controlnet_cond_embedding.",
     "a VAE": "encoder.",
     "a UNet": "up_blocks.",
 }
+FAMILIES = {UNetConfig: "a UNet", VaeConfig: "a VAE", ControlNetConfig: "a ControlNet"}
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 SHOWN = 3  # names in an error message
 Shapes = Mapping[str, tuple[int, ...]]
+Config = UNetConfig | VaeConfig | ControlNetConfig
+DType = jnp.dtype | type
+Places = Callable[[Params], Any]  # shapes of parameters -> a sharding for each
 
 
-def load_vae(path: str | Path, config: VaeConfig, dtype: jnp.dtype | type = jnp.float32) -> Params:
-    """Reads the parameters of a :class:`Vae`, for ``vae.apply({"params": params}, ...)``."""
-    return load(path, vae_shapes(config), "a VAE", dtype)
+def load_vae(
+    path: str | Path, config: VaeConfig, dtype: DType = jnp.float32, places: Places | None = None
+) -> Params:
+    """Reads the parameters of a :class:`Vae`, for ``vae.apply({"params": params}, ...)``; see :func:`load`."""
+    return load(path, vae_shapes(config), config, dtype, places)
 
 
 def load_unet(
-    path: str | Path, config: UNetConfig, dtype: jnp.dtype | type = jnp.float32
+    path: str | Path, config: UNetConfig, dtype: DType = jnp.float32, places: Places | None = None
 ) -> Params:
-    """Reads the parameters of a :class:`UNet`, for ``unet.apply({"params": params}, ...)``."""
-    return load(path, unet_shapes(config), "a UNet", dtype)
+    """Reads the parameters of a :class:`UNet`, for ``unet.apply({"params": params}, ...)``; see :func:`load`."""
+    return load(path, unet_shapes(config), config, dtype, places)
 
 
 def load_controlnet(
-    path: str | Path, config: ControlNetConfig, dtype: jnp.dtype | type = jnp.float32
+    path: str | Path,
+    config: ControlNetConfig,
+    dtype: DType = jnp.float32,
+    places: Places | None = None,
 ) -> Params:
     """Reads the parameters of a :class:`ControlNet`, for ``controlnet.apply({"params": params}, ...)``."""
-    return load(path, controlnet_shapes(config), "a ControlNet", dtype)
+    return load(path, controlnet_shapes(config), config, dtype, places)
 
 
 def vae_shapes(config: VaeConfig) -> Params:
@@ -94,7 +111,7 @@ def shapes_of(network: nn.Module, *inputs: jax.Array) -> Params:
     return jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
 
 
-def save(params: Params, path: str | Path, dtype: jnp.dtype | type | None = None) -> None:
+def save(params: Params, path: str | Path, dtype: DType | None = None) -> None:
     """Writes parameters (of any network here) to a safetensors file, whole or not at all.
 
     Args:
@@ -116,60 +133,75 @@ def save(params: Params, path: str | Path, dtype: jnp.dtype | type | None = None
 
 
 def load(
-    path: str | Path, shapes: Params, family: str, dtype: jnp.dtype | type = jnp.float32
+    path: str | Path,
+    shapes: Params,
+    config: Config,
+    dtype: DType = jnp.float32,
+    places: Places | None = None,
 ) -> Params:
     """Reads parameters of the given shapes from a safetensors file, or a folder that holds one.
+
+    Args:
+        dtype: of the parameters here, whatever the file's.
+        places: ``shapes -> shardings``, a tree like the parameters (``training.devices.shardings`` with a mesh bound);
+            None puts them on the default device.
 
     Raises:
         FileNotFoundError: where there is no such file.
         ValueError: where the file is cut short, of another family or size, or holds NaN.
     """
     path = find(Path(path))
-    expected = {
-        tensor_name(name): (name, leaf.shape) for name, leaf in flatten_dict(shapes).items()
-    }
+    shardings = flatten_dict(places(shapes)) if places else {}
     params = {}
-    for tensor, name, read in matched(path, expected, family):
+    for tensor, name, read in matched(path, shapes, config):
         value = check_finite(read(), f"{path}: {tensor}", "fetch or train the file again")
-        params[name] = jnp.asarray(from_torch(value), dtype)
+        value = from_torch(value)
+        if name in shardings:
+            cut = lambda index, value=value: value[index].astype(dtype)
+            params[name] = jax.make_array_from_callback(value.shape, shardings[name], cut)
+        else:
+            params[name] = jnp.asarray(value, dtype)
     return unflatten_dict(params)
 
 
 def matched(
-    path: Path, expected: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]], family: str
+    path: Path, shapes: Params, config: Config
 ) -> Iterator[tuple[str, tuple[str, ...], Callable[[], np.ndarray]]]:
     """Yields tensor name, parameter path, and a reader, after checking all names and shapes of the file."""
+    paths = {tensor_name(name): name for name in flatten_dict(shapes)}
     try:
         with safe_open(path, framework="numpy") as file:
-            stored = {modern_name(name): name for name in file.keys()}  # noqa: SIM118
-            found = {name: tuple(file.get_slice(old).get_shape()) for name, old in stored.items()}
-            wanted = {name: leaf[1] for name, leaf in expected.items()}
-            check_tensors(path, found, wanted, family)
+            found = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+            stored = check_header(path, found, shapes, config)
             for name, old in stored.items():
-                shape = torch_shape(expected[name][1])
-                yield (
-                    name,
-                    expected[name][0],
-                    lambda old=old, shape=shape: np.asarray(file.get_tensor(old)).reshape(shape),
-                )
+                shape = torch_shape(flatten_dict(shapes)[paths[name]].shape)
+                read = lambda old=old, shape=shape: np.asarray(file.get_tensor(old)).reshape(shape)
+                yield name, paths[name], read
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}); it was cut short or damaged: fetch it again."
         ) from error
 
 
-def check_header(path: Path, found: Shapes, shapes: Params, family: str) -> None:
-    """Raises a ValueError unless a file's tensors are those of a network whose parameters have the given shapes."""
+def check_header(path: Path, found: Shapes, shapes: Params, config: Config) -> dict[str, str]:
+    """Which tensor of a file is which of ours (Hugging Face's name -> the file's).
+
+    Raises:
+        ValueError: the tensors are not those of a network whose parameters have the given shapes.
+    """
     expected = {tensor_name(name): leaf.shape for name, leaf in flatten_dict(shapes).items()}
-    modern = {modern_name(name): shape for name, shape in found.items()}
-    check_tensors(path, modern, expected, family)
-
-
-def check_tensors(path: Path, found: Shapes, expected: Shapes, family: str) -> None:
-    """Raises a ValueError unless family, names and shapes of a file are as expected."""
-    check_family(path, found, family)
-    check_names(path, set(found), set(expected))
-    check_shapes(path, found, expected)
+    family = FAMILIES[type(config)]
+    if is_original(found):
+        theirs = {original_name(name, config): name for name in expected}
+        stored = {theirs.get(name, name): old for name, old in own_names(found, config).items()}
+        if not stored:
+            raise ValueError(f"{path} holds no {family.removeprefix('a ')}; give a file that does.")
+    else:
+        stored = {modern_name(name): name for name in found}
+        check_family(path, stored, family)
+    check_names(path, set(stored), set(expected))
+    check_shapes(path, {name: found[old] for name, old in stored.items()}, expected)
+    return stored
 
 
 def find(path: Path) -> Path:
