@@ -10,7 +10,7 @@ call without seeds (``--seeds``) has made the detector; a last call with all see
 what is there: a baseline that was stopped counts the episodes that it had, which is less than it needed.
 ``--setup.means oracle`` in another ``--directory`` gives the upper bound: edits by re-rendering.
 
-Expect: hindsight needs about 1,300 episodes fewer than sub-goals alone, and the paired interval excludes zero.
+Expect: hindsight needs about 1,500 episodes fewer than sub-goals alone, and the paired interval excludes zero.
 """
 
 from __future__ import annotations
