@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from daag_jax.algorithms import ALGORITHMS, config_class, make
+from daag_jax.algorithms.latent_diffusion import LatentDiffusionConfig
 from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from daag_jax.networks.clip.tokenizer import EOS
 from daag_jax.networks.stable_diffusion import config as sd
@@ -33,6 +34,13 @@ TRUNK = {
     "norm_num_groups": 2,
     "in_channels": 2,
 }
+DENOISER = {
+    "unet": sd.UNetConfig(**TRUNK, out_channels=2, up_block_types=(sd.CROSS_UP,)),
+    "controlnet": sd.ControlNetConfig(**TRUNK, conditioning_embedding_out_channels=(4, 4)),
+    "latent_size": 4,
+    "num_regions": 2,
+}
+PROMPTS = (np.ones((3, 4, 6), np.float32), np.zeros((4, 6), np.float32))
 CLIP = ClipConfig(
     ClipTextConfig(256, 8, 16, 1, 2, 8, eos_token_id=EOS),
     ClipVisionConfig(8, 16, 1, 2, SIDE, 8),
@@ -103,14 +111,14 @@ CASES: dict[str, Case] = {
             "known": np.ones((BATCH, 2), bool),
         },
     ),
-    "latent_diffusion": Case(
+    "latent_diffusion": Case(DENOISER, PROMPTS, denoising),
+    "denoiser_finetuning": Case(
         {
-            "unet": sd.UNetConfig(**TRUNK, out_channels=2, up_block_types=(sd.CROSS_UP,)),
-            "controlnet": sd.ControlNetConfig(**TRUNK, conditioning_embedding_out_channels=(4, 4)),
-            "latent_size": 4,
-            "num_regions": 2,
+            "diffusion": LatentDiffusionConfig(**DENOISER),
+            "part": "lora",
+            "rank": 2,
         },
-        (np.ones((3, 4, 6), np.float32), np.zeros((4, 6), np.float32)),
+        PROMPTS,
         denoising,
     ),
 }
@@ -125,7 +133,7 @@ class Subject(NamedTuple):
     update: Callable  # raises when it is traced a second time
 
 
-SLOW = ("latent_diffusion",)  # compiles for a minute, however small
+SLOW = ("latent_diffusion", "denoiser_finetuning")  # compiles for a minute, however small
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ALGORITHMS]
 
 
@@ -179,7 +187,7 @@ def test_update_keeps_the_shapes_of_the_state_and_gives_flat_finite_scalars(subj
     assert any(name.startswith("loss/") for name in metrics)
     for name, value in metrics.items():
         assert value.shape == () and jnp.isfinite(value), name
-    moved = jax.tree.map(lambda a, b: jnp.any(a != b), state.opt, after.opt)
+    moved = jax.tree.map(lambda a, b: jnp.any(a != b), state, after)
     assert any(jax.tree.leaves(moved))
 
 

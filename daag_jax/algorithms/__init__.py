@@ -29,6 +29,7 @@ ALGORITHMS: dict[str, Entry] = {
         Entry("autoencoder", "AutoencoderConfig", ()),
         Entry("contrastive", "ContrastiveConfig", ("captions",)),
         Entry("latent_diffusion", "LatentDiffusionConfig", ("contexts", "no_prompt")),
+        Entry("denoiser_finetuning", "DenoiserFinetuningConfig", ("contexts", "no_prompt")),
     )
 }
 

@@ -17,6 +17,7 @@ Differs from the papers:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ from daag_jax.networks.stable_diffusion.config import (
 from daag_jax.networks.stable_diffusion.controlnet import ControlNet
 from daag_jax.networks.stable_diffusion.unet import UNet
 from daag_jax.types import Algorithm, Batch, Key, Metrics, Params, Window
+
+FIELDS = ("latents", "regions", "controls", "prompts")  # of a batch
 
 
 class Denoiser(NamedTuple):
@@ -81,27 +84,44 @@ def latent_diffusion(
     background), ``controls`` uint8 [B, H, W, C] and ``prompts`` int [B, P], indices into ``contexts``, the frozen text
     encoder's states of every prompt.
     """
-    unet, controlnet = UNet(config.unet), ControlNet(config.controlnet)
-    process = GaussianProcess(scaled_linear(), config.parameterisation)
     decay = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, config.total_steps
     )
     optimizer = make_optimizer(decay, config.max_grad_norm)
+    loss_fn = denoising_loss(config, contexts, no_prompt)
 
     def init(key: Key) -> Trainable:
-        unet_key, control_key = jax.random.split(key)
-        side, regions = config.latent_size, config.num_regions
-        latents = jnp.zeros((1, side, side, config.unet.in_channels))
-        context = jnp.zeros((1, regions, *contexts.shape[1:]))
-        weights = jnp.full((1, regions, side, side), 1.0 / regions)
-        image = side * config.controlnet.downsampling
-        controls = jnp.zeros((1, image, image, config.controlnet.conditioning_channels))
-        inputs = (latents, jnp.zeros((1,)), context)
-        params = Denoiser(
-            unet.init(unet_key, *inputs, weights),
-            controlnet.init(control_key, *inputs, controls, weights),
-        )
-        return create(params, optimizer, ema=True)
+        return create(init_denoiser(config, contexts.shape[1:], key), optimizer, ema=True)
+
+    def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:
+        gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, key)
+        return apply_gradients(state, gradients, optimizer, config.ema_decay), metrics
+
+    return Algorithm(Window(fields=FIELDS), init, update)
+
+
+def init_denoiser(config: LatentDiffusionConfig, text_shape: tuple[int, int], key: Key) -> Denoiser:
+    """Parameters at random; the ControlNet steers nothing yet.  ``text_shape`` is (tokens, width) of a prompt."""
+    unet_key, control_key = jax.random.split(key)
+    side, regions = config.latent_size, config.num_regions
+    latents = jnp.zeros((1, side, side, config.unet.in_channels))
+    context = jnp.zeros((1, regions, *text_shape))
+    weights = jnp.full((1, regions, side, side), 1.0 / regions)
+    image = side * config.controlnet.downsampling
+    controls = jnp.zeros((1, image, image, config.controlnet.conditioning_channels))
+    inputs = (latents, jnp.zeros((1,)), context)
+    return Denoiser(
+        UNet(config.unet).init(unet_key, *inputs, weights),
+        ControlNet(config.controlnet).init(control_key, *inputs, controls, weights),
+    )
+
+
+def denoising_loss(
+    config: LatentDiffusionConfig, contexts: Float[Array, "N L E"], no_prompt: Float[Array, "L E"]
+) -> Callable[[Denoiser, Batch, Key], tuple[jax.Array, Metrics]]:
+    """The loss of a batch (see :func:`latent_diffusion`) as a function of both networks' parameters."""
+    unet, controlnet = UNet(config.unet), ControlNet(config.controlnet)
+    process = GaussianProcess(scaled_linear(), config.parameterisation)
 
     def loss_fn(params: Denoiser, batch: Batch, key: Key) -> tuple[jax.Array, Metrics]:
         time_key, noise_key, prompt_key, control_key = jax.random.split(key, 4)
@@ -129,9 +149,4 @@ def latent_diffusion(
         mean = jnp.mean(loss)
         return mean, {"loss/all": mean, "loss/early": part(early), "loss/late": part(late)}
 
-    def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:
-        gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, key)
-        return apply_gradients(state, gradients, optimizer, config.ema_decay), metrics
-
-    fields = ("latents", "regions", "controls", "prompts")
-    return Algorithm(Window(fields=fields), init, update)
+    return loss_fn

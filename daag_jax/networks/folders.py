@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from safetensors import SafetensorError, safe_open
 
 from daag_jax.networks.clip import weights as clip_weights
 from daag_jax.networks.clip.config import (
@@ -42,6 +41,7 @@ from daag_jax.networks.stable_diffusion.config import (
     UNetConfig,
     VaeConfig,
 )
+from daag_jax.networks.tensor_file import opened
 from daag_jax.types import Params
 
 Config = UNetConfig | VaeConfig | ControlNetConfig | ClipTextConfig | ClipConfig
@@ -276,15 +276,10 @@ def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     Raises:
         ValueError: the file is cut short or damaged.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
-            return shapes, {name: one.get_dtype() for name, one in slices.items()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); it was cut short or damaged: fetch it again."
-        ) from error
+    with opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+        return shapes, {name: one.get_dtype() for name, one in slices.items()}
 
 
 def compare(config: Config, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -9,7 +9,6 @@ A file that is truncated, of another network, of another size, or that holds NaN
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig
 from daag_jax.networks.clip.model import make_clip, make_text_encoder
+from daag_jax.networks.tensor_file import opened, write
 from daag_jax.types import Params
 
 FILES = ("model.safetensors", "model.fp16.safetensors")
@@ -41,10 +39,6 @@ FAMILIES = (
 )
 
 
-class WeightsError(ValueError):
-    """A weight file that cannot be used, and why."""
-
-
 def load(
     path: str | Path,
     config: ClipConfig | ClipTextConfig,
@@ -58,7 +52,7 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeightsError: truncated, of another family or size, or not finite; the message names the tensor.
+        ValueError: truncated, of another family or size, or not finite; the message names the tensor.
     """
     path = find(Path(path))
     tensors = canonical(read(path), config)
@@ -102,20 +96,14 @@ def save(params: Params, path: str | Path, config: ClipConfig | ClipTextConfig) 
     for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(jax.device_get(leaf))
         array = outward(array) if is_kernel(leaf_path) else array
-        tensors[tensor_name(leaf_path, config)] = np.array(array, order="C")  # keeps scalars scalar
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(
-        to_bytes(tensors, metadata={"format": "pt"})
-    )  # with the usual permissions
-    unfinished.replace(path)
+        tensors[tensor_name(leaf_path, config)] = array
+    write(tensors, Path(path))
 
 
 def check_header(
     path: Path, found: Mapping[str, tuple[int, ...]], config: ClipConfig | ClipTextConfig
 ) -> None:
-    """Raises a :class:`WeightsError` unless a file's tensors are those of the configuration, in their shapes."""
+    """Raises a ValueError unless a file's tensors are those of the configuration, in their shapes."""
     found = {ours: found[name] for ours, name in own_names(found).items()}
     found = canonical(found, config)
     leaves = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
@@ -156,16 +144,11 @@ def inward(weight: np.ndarray) -> np.ndarray:
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a file, 16-bit floats widened; of a single-file checkpoint those of its text encoder."""
-    try:
-        with safe_open(path, framework="flax") as file:
-            return {
-                ours: np.asarray(file.get_tensor(name), np.float32)
-                for ours, name in own_names(file.keys()).items()
-            }
-    except SafetensorError as error:
-        raise WeightsError(
-            f"{path} is truncated or not a safetensors file ({error}); copy it again."
-        ) from None
+    with opened(path, framework="flax") as file:  # which reads bfloat16
+        return {
+            ours: np.asarray(file.get_tensor(name), np.float32)
+            for ours, name in own_names(file.keys()).items()
+        }
 
 
 def own_names(names: Iterable[str]) -> dict[str, str]:
@@ -195,12 +178,12 @@ def check_names(path: Path, tensors: Mapping[str, Any], names: list[str]) -> Non
     if missing:
         seen = [title for mark, title in FAMILIES if any(mark in name for name in tensors)]
         looks = f"; it looks like {seen[0]}" if seen else ""
-        raise WeightsError(
+        raise ValueError(
             f"{path} has no {missing[0]} ({len(missing)} of {len(names)} tensors are missing){looks}. "
             "Use the file, or the configuration, of the other network."
         )
     if extra:
-        raise WeightsError(
+        raise ValueError(
             f"{path} holds {extra[0]} ({len(extra)} tensors are unknown), which the configuration has not; "
             "compare num_hidden_layers and logit_bias_init_value."
         )
@@ -214,7 +197,7 @@ def file_shape(shape: tuple[int, ...], kernel: bool) -> tuple[int, ...]:
 def check_shape(path: Path, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Refuses a wrong shape; SigLIP writes its scale and bias, which are scalars, as [1]."""
     if found != wanted and not (wanted == () and found == (1,)):
-        raise WeightsError(
+        raise ValueError(
             f"{path}: {name} has shape {list(found)}, and the configuration wants {list(wanted)}; "
             "use the configuration of this file."
         )
@@ -228,5 +211,5 @@ def take(
     check_shape(path, name, tensor.shape, wanted)
     tensor = tensor.reshape(wanted)
     if not np.isfinite(tensor).all():
-        raise WeightsError(f"{path}: {name} holds NaN or infinity; the file is damaged.")
+        raise ValueError(f"{path}: {name} holds NaN or infinity; the file is damaged.")
     return inward(tensor) if kernel else tensor

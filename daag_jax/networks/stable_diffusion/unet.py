@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
 from daag_jax.networks.stable_diffusion.attention import Scope, Transformer, check_scope
@@ -76,7 +77,8 @@ class Level(nn.Module):
     ) -> Float[Array, "B H W D"]:
         """Applies the residual block, and the transformer, of one index."""
         x = self.resnets[index](x, time)
-        return self.attentions[index](x, scope) if self.is_attending else x
+        x = self.attentions[index](x, scope) if self.is_attending else x
+        return checkpoint_name(x, "block")  # where a backward pass may begin again
 
     def descend(
         self, x: Float[Array, "B H W C"], time: Float[Array, "B E"], scope: Scope

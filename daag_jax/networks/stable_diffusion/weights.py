@@ -13,7 +13,6 @@ file, the tensor, and the cure; nothing is ever unpickled.  Attention names of o
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,8 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from daag_jax.networks.stable_diffusion.config import ControlNetConfig, UNetConfig, VaeConfig
 from daag_jax.networks.stable_diffusion.controlnet import ControlNet
@@ -36,6 +33,7 @@ from daag_jax.networks.stable_diffusion.single_file import (
 )
 from daag_jax.networks.stable_diffusion.unet import UNet
 from daag_jax.networks.stable_diffusion.vae import Vae
+from daag_jax.networks.tensor_file import opened, write
 from daag_jax.types import Params
 
 FOLDER_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
@@ -118,7 +116,6 @@ def save(params: Params, path: str | Path, dtype: DType | None = None) -> None:
         dtype: ``jnp.float16`` halves the file; None keeps the dtype of the parameters.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, value in flatten_dict(params).items():
         value = check_finite(np.asarray(value), "/".join(name), f"it is not written to {path}")
@@ -126,10 +123,8 @@ def save(params: Params, path: str | Path, dtype: DType | None = None) -> None:
             cure = f"it overflows {jnp.dtype(dtype).name}: save float32"
             with np.errstate(over="ignore"):
                 value = check_finite(value.astype(dtype), "/".join(name), cure)
-        tensors[tensor_name(name)] = np.ascontiguousarray(to_torch(value))
-    scratch = path.with_name(path.name + ".partial")
-    save_file(tensors, scratch, metadata={"format": "pt"})
-    os.replace(scratch, path)
+        tensors[tensor_name(name)] = to_torch(value)
+    write(tensors, path)
 
 
 def load(
@@ -169,18 +164,13 @@ def matched(
 ) -> Iterator[tuple[str, tuple[str, ...], Callable[[], np.ndarray]]]:
     """Yields tensor name, parameter path, and a reader, after checking all names and shapes of the file."""
     paths = {tensor_name(name): name for name in flatten_dict(shapes)}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            found = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
-            stored = check_header(path, found, shapes, config)
-            for name, old in stored.items():
-                shape = torch_shape(flatten_dict(shapes)[paths[name]].shape)
-                read = lambda old=old, shape=shape: np.asarray(file.get_tensor(old)).reshape(shape)
-                yield name, paths[name], read
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); it was cut short or damaged: fetch it again."
-        ) from error
+    with opened(path) as file:
+        found = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+        stored = check_header(path, found, shapes, config)
+        for name, old in stored.items():
+            shape = torch_shape(flatten_dict(shapes)[paths[name]].shape)
+            read = lambda old=old, shape=shape: np.asarray(file.get_tensor(old)).reshape(shape)
+            yield name, paths[name], read
 
 
 def check_header(path: Path, found: Shapes, shapes: Params, config: Config) -> dict[str, str]:

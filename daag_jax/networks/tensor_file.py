@@ -1,0 +1,38 @@
+"""Safetensors files: written whole or not at all, and read with a sentence where they are cut short."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+
+@contextlib.contextmanager
+def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
+    """The open file; its tensors are mapped, and copied one at a time by ``get_tensor``.
+
+    Raises:
+        ValueError: the file is cut short or damaged.
+    """
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); it was cut short or damaged: fetch it again."
+        ) from error
+
+
+def write(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes a file (and its folder), complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    content = {name: np.array(value, order="C") for name, value in tensors.items()}  # keeps scalars
+    unfinished.write_bytes(save(content, metadata={"format": "pt"}))  # with the usual permissions
+    unfinished.replace(path)
