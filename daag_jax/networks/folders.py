@@ -257,6 +257,19 @@ def load(
     return reader(weight_file(component), component.config, dtype, places)
 
 
+def save(folder: str | Path, config: Config, params: Params, dtype: Any = None) -> None:
+    """Writes a diffusion network's folder, config.json and weights, as diffusers and :func:`load` read it.
+
+    Raises:
+        ValueError: the parameters hold NaN, or overflow ``dtype``.
+    """
+    folder = Path(folder)
+    diffusion_weights.save(params, folder / diffusion_weights.FOLDER_NAMES[0], dtype)
+    name = next(name for name, kind in CLASSES.items() if kind is type(config))
+    card = {"_class_name": name} | dataclasses.asdict(config)
+    (folder / "config.json").write_text(json.dumps(card, indent=2))
+
+
 def check(component: Component) -> Finding:
     """Whether a component could be loaded, from the header of its file alone: names, shapes, and its length."""
     kind = type(component.config).__name__.removesuffix("Config")

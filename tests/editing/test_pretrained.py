@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from daag_jax.editing.editor import Clip, EditorConfig, make_editor
 from daag_jax.editing.pretrained import load_pretrained
+from daag_jax.networks import folders
 from daag_jax.networks.clip import weights as clip_weights
 from daag_jax.networks.clip.config import ClipTextConfig
 from daag_jax.networks.stable_diffusion import weights
@@ -37,17 +38,14 @@ TEXT = ClipTextConfig(
 )  # fmt: skip
 PARTS = {
     "vae": (
-        "AutoencoderKL",
         VaeConfig(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4),
         weights.vae_shapes,
     ),
     "unet": (
-        "UNet2DConditionModel",
         UNetConfig(up_block_types=(CROSS_UP,), **TRUNK),
         weights.unet_shapes,
     ),
     "depth": (
-        "ControlNetModel",
         ControlNetConfig(conditioning_embedding_out_channels=(4, 8), **TRUNK),
         weights.controlnet_shapes,
     ),
@@ -63,11 +61,8 @@ def filled(shapes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("sd")
-    for name, (kind, config, shapes) in PARTS.items():
-        (root / name).mkdir()
-        card = {"_class_name": kind} | dataclasses.asdict(config)
-        (root / name / "config.json").write_text(json.dumps(card))
-        weights.save(filled(shapes(config)), root / name / "diffusion_pytorch_model.safetensors")
+    for name, (config, shapes) in PARTS.items():
+        folders.save(root / name, config, filled(shapes(config)))
     (root / "depth").rename(root.parent / "depth")
     text = root / "text_encoder"
     text.mkdir()

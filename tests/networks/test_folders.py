@@ -96,13 +96,11 @@ def filled(shapes):
 def pipeline(tmp_path):
     """A pipeline's folder with a tiny UNet and VAE, a scheduler and a tokenizer."""
     parts = {
-        "unet": ("UNet2DConditionModel", TINY_UNET, weights.unet_shapes),
-        "vae": ("AutoencoderKL", TINY_VAE, weights.vae_shapes),
+        "unet": (TINY_UNET, weights.unet_shapes),
+        "vae": (TINY_VAE, weights.vae_shapes),
     }
-    for folder, (name, config, shapes) in parts.items():
-        write_config(tmp_path / folder, name, dataclasses.asdict(config))
-        file = tmp_path / folder / "diffusion_pytorch_model.safetensors"
-        weights.save(filled(shapes(config)), file)
+    for name, (config, shapes) in parts.items():
+        folders.save(tmp_path / name, config, filled(shapes(config)))
     (tmp_path / "tokenizer").mkdir()
     write_config(tmp_path / "scheduler", "PNDMScheduler", {})
     return tmp_path
