@@ -25,11 +25,21 @@ TO_XYZ = (
 )
 
 
+def srgb_to_linear(rgb: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
+    """Light of sRGB values in [0, 1]."""
+    curve = ((jnp.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
+    return jnp.where(rgb <= 0.04045, rgb / 12.92, curve)
+
+
+def linear_to_srgb(light: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
+    """sRGB values of light in [0, 1]."""
+    curve = 1.055 * jnp.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055
+    return jnp.where(light <= 0.0031308, 12.92 * light, curve)
+
+
 def srgb_to_lab(rgb: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
     """CIELAB (D65) of sRGB values in [0, 1]."""
-    rgb = jnp.clip(rgb, 0.0, 1.0)
-    curve = ((jnp.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
-    linear = jnp.where(rgb <= 0.04045, rgb / 12.92, curve)
+    linear = srgb_to_linear(jnp.clip(rgb, 0.0, 1.0))
     white = jnp.asarray(WHITE).reshape((1,) * (rgb.ndim - 1) + (3,))
     xyz = jnp.einsum("...j,ij->...i", linear, jnp.asarray(TO_XYZ), precision="highest") / white
     cube_root = jnp.maximum(xyz, 0.008856) ** (1 / 3)

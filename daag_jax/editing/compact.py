@@ -19,9 +19,8 @@ from daag_jax.networks.clip.tokenizer import WordTokenizer
 from daag_jax.networks.stable_diffusion import weights
 from daag_jax.networks.stable_diffusion.config import COMPACT_CONTROLNET, COMPACT_UNET, COMPACT_VAE
 
-COMPACT_EDIT = EditorConfig(
-    steps=6, guidance=1.25
-)  # what suits the shipped weights; see RESULTS.md
+# what suits the shipped weights and objects of one colour; see RESULTS.md
+COMPACT_EDIT = EditorConfig(steps=6, guidance=1.25, hold=0.5)
 
 
 class CompactEditor(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from daag_jax.editing.colors import TO_XYZ, WHITE, srgb_to_lab
+from daag_jax.editing.colors import TO_XYZ, WHITE, linear_to_srgb, srgb_to_lab
 from daag_jax.editing.masks import dilate
 from daag_jax.editing.truth import Truth, areas, object_masks, unit_range
 from daag_jax.envs.palette import rgb_of
@@ -51,8 +51,7 @@ def lab_to_srgb(lab: Float[Array, "*N 3"]) -> Float[Array, "*N 3"]:
     xyz = relative * jnp.asarray(WHITE).reshape((1,) * (lab.ndim - 1) + (3,))
     inverse = jnp.linalg.inv(jnp.asarray(TO_XYZ))
     linear = jnp.clip(jnp.einsum("...j,ij->...i", xyz, inverse, precision="highest"), 0.0, 1.0)
-    curve = 1.055 * jnp.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return jnp.where(linear <= 0.0031308, 12.92 * linear, curve)
+    return linear_to_srgb(linear)
 
 
 def mask_shift(truth: Truth, level: Int[Array, ""], key: Key) -> UInt8[Array, "T H W 3"]:

@@ -5,6 +5,7 @@
                                                        strength 1: nothing of the source's colour may shine through
     z_t = m z_t + (1 - m) (alpha z + sigma n)          after every step: only the mask m is painted
     x'  = paste( D(z_0 / s), x )                       outside the mask the source's pixels return exactly
+    x'' = hold(x')                                     optional: an object keeps its chromaticity over the clip
 
 Geometry enters through ControlNet (depth, normals, edges), time through self-attention across frames, objects through
 regional prompts: each instance has a sentence and a soft mask, so several are swapped in one pass.
@@ -33,6 +34,7 @@ from daag_jax.diffusion.projections import replace_known
 from daag_jax.diffusion.samplers import METHODS, sample, start
 from daag_jax.diffusion.schedules import SPACINGS, scaled_linear, spaced_times, step_of
 from daag_jax.editing.controls import ControlConfig
+from daag_jax.editing.hold import hold_colors
 from daag_jax.editing.masks import dilate, edit_mask, latent_mask, region_weights
 from daag_jax.editing.noise import NOISES, frame_noise
 from daag_jax.editing.steering import (
@@ -117,6 +119,9 @@ class EditorConfig:
     strength: float = 1.0  # time at which the edit starts (SDEdit); 1 paints from pure noise
     dilation: int = 1  # [px] of the mask in which latents are painted
     is_masked: bool = True  # False paints the whole frame (and pastes nothing back)
+    hold: float | None = (
+        None  # colours of objects over a clip (``hold.py``): 0 their means, 1 every pixel
+    )
     chunk: int = 16  # frames at a time; memory does not grow beyond
     controls: ControlConfig = ControlConfig()
 
@@ -135,6 +140,8 @@ class EditorConfig:
             raise ValueError(
                 f"control_span={self.control_span} is not a growing pair in [0, 1]; (0, 1) steers always."
             )
+        if self.hold is not None and not 0 <= self.hold <= 1:
+            raise ValueError(f"hold={self.hold} is not in [0, 1]; None leaves colours alone.")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength={self.strength} is not in (0, 1]; 1 repaints fully.")
 
@@ -146,10 +153,12 @@ ABLATIONS: dict[str, dict] = {
         "control": 0.0,
         "attention": "off",
         "noise": "independent",
+        "hold": None,
     },
     "no control": {"control": 0.0},
     "no shared noise": {"noise": "independent"},
     "no cross-frame attention": {"attention": "off"},
+    "no hold of colours": {"hold": None},
     "object-frame noise": {"noise": "object"},
     "attention to all frames": {"attention": "all"},
 }
@@ -173,7 +182,11 @@ def make_editor(config: EditorConfig = EditorConfig(), spec: EditorSpec = Editor
         noise = frame_noise(config.noise, clip.segmentation, shape, key, spec.num_objects)
         noise = noise.reshape(clips, frames, *shape)
         run = edit_at_once if frames <= config.chunk else edit_in_chunks
-        return run(config, spec, params, clip, prompts, is_edited, noise)
+        edited = run(config, spec, params, clip, prompts, is_edited, noise)
+        if config.hold is None:
+            return edited
+        held = jax.vmap(partial(hold_colors, share=config.hold))
+        return held(edited, clip.segmentation, is_edited)
 
     return edit
 

@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from daag_jax.editing.averages import masked_mean, summarise
+from daag_jax.editing.averages import Summary, masked_mean, summarise
 from daag_jax.editing.compact import COMPACT_EDIT, color_prompts, load_compact_editor
 from daag_jax.editing.consistency import compare
 from daag_jax.editing.editor import ABLATIONS, Clip, EditorConfig, make_editor
@@ -44,6 +44,7 @@ COLUMNS = {  # what RESULTS.md shows of some 60 metrics
     "label_validity": "label validity",
     "color_right": "colour right",
     "ratio/temporal/warp_edited": "warp ratio",
+    "pooled/temporal/warp_edited": "of sums",
     "ratio/geometry/iou": "IoU / oracle's",
     "preservation/delta_e": "colour error [dE2000]",
     "preservation/robot_changed": "robot changed",
@@ -60,7 +61,7 @@ class Config:
     episodes: int = 16
     frames: int = 16
     stride: int = 12  # control periods between frames
-    seed: int = 1000  # of the held-out episodes
+    seed: int = 2000  # of the held-out episodes; the editor's numbers were chosen on those of 1000
     editor: EditorConfig = COMPACT_EDIT
     directory: str = "runs/experiments/daag/editor"
 
@@ -134,6 +135,16 @@ def label_validity(frames: jax.Array, truth: Truth, qpos: jax.Array) -> jax.Arra
     return masked_mean(is_valid, wanted.any(axis=-1), axes=1)
 
 
+def pooled_ratio(by_episode: dict[str, np.ndarray], metric: str, draws: int = 1000) -> Summary:
+    """Sum over episodes of a metric over the oracle's sum, where single ratios hang on an oracle near zero."""
+    ours = by_episode[metric]
+    exact = ours - by_episode[f"excess/{metric}"]
+    picks = np.random.default_rng(0).integers(0, ours.size, (draws, ours.size))
+    drawn = ours[picks].sum(axis=1) / exact[picks].sum(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Summary(float(ours.sum() / exact.sum()), float(low), float(high), ours.size, 0)
+
+
 def main(config: Config) -> None:
     if config.preset == "smoke":
         config = replace(config, episodes=3, directory=f"{config.directory}/smoke")
@@ -162,9 +173,9 @@ def main(config: Config) -> None:
         by_episode = {
             k: np.nanmean(np.asarray(v).reshape(-1, 2), axis=1) for k, v in metrics.items()
         }
-        results[name] = {
-            k: summary._asdict() for k, summary in summarise(by_episode, jax.random.key(0)).items()
-        }
+        found = summarise(by_episode, jax.random.key(0))
+        found["pooled/temporal/warp_edited"] = pooled_ratio(by_episode, "temporal/warp_edited")
+        results[name] = {k: summary._asdict() for k, summary in found.items()}
         shown = {k: round(results[name][k]["mean"], 4) for k in COLUMNS if k in results[name]}
         print(f"{name:36s} {shown}", flush=True)
         if name in ("full", "per-frame in-painting (ROSIE-like)"):

@@ -13,6 +13,8 @@ from daag_jax.editing.corruptions import LEVELS, corrupt_edit
 from daag_jax.editing.truth import unit_range
 from daag_jax.editing.violations import CODES
 
+pytestmark = pytest.mark.nan_is_an_answer
+
 
 def test_the_oracle_has_no_excess_and_breaks_nothing():
     rows = measured("oracle")

@@ -20,6 +20,8 @@ from daag_jax.editing.violations import (
 from daag_jax.envs.palette import PALETTE, PALETTE_NAMES
 from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, captions, relations_of
 
+pytestmark = pytest.mark.nan_is_an_answer
+
 judge = jit(violations, static_argnames="config")
 read = jit(read_names)
 
