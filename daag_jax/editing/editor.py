@@ -57,6 +57,7 @@ from daag_jax.networks.stable_diffusion.unet import UNet
 from daag_jax.networks.stable_diffusion.vae import Vae
 from daag_jax.types import Key, Params
 
+DTYPES = ("float32", "bfloat16")
 DETERMINISTIC = tuple(
     method for method in METHODS if method != "ddpm"
 )  # the only randomness is the first noise
@@ -124,6 +125,9 @@ class EditorConfig:
     )
     chunk: int = 16  # frames at a time; memory does not grow beyond
     controls: ControlConfig = ControlConfig()
+    dtype: str = (
+        "float32"  # of the networks' arithmetic, or bfloat16; noise and samples stay float32
+    )
 
     def __post_init__(self):
         for field, value, known in (
@@ -131,6 +135,7 @@ class EditorConfig:
             ("spacing", self.spacing, SPACINGS),
             ("attention", self.attention, MODES),
             ("noise", self.noise, NOISES),
+            ("dtype", self.dtype, DTYPES),
         ):
             if value not in known:
                 raise ValueError(f"{field} {value!r} is unknown; use one of {known}.")
@@ -237,7 +242,7 @@ def edit_at_once(
     frames, factor = clip.rgb.shape[1], spec.vae.downsampling
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), clip)
     mask = edit_mask(flat.segmentation, jnp.repeat(is_edited, frames, axis=0))
-    source = encode(spec, params, flat.rgb)
+    source = encode(spec, params, flat.rgb, config.dtype)
     noise = noise.reshape(source.shape)
     process = GaussianProcess(scaled_linear(), spec.parameterisation)
     times = spaced_times(process.schedule, config.steps, config.spacing, config.strength)
@@ -250,7 +255,7 @@ def edit_at_once(
     if config.strength == 1.0:
         begin = noise
     latents = sample(denoise, process.schedule, begin, times, method=config.method, project=project)
-    painted_rgb = decode(spec, params, latents)
+    painted_rgb = decode(spec, params, latents, config.dtype)
     if config.is_masked:
         painted_rgb = jnp.where(mask[..., None], painted_rgb, flat.rgb)
     return painted_rgb.reshape(clip.rgb.shape)
@@ -271,7 +276,8 @@ def make_denoiser(
     Args:
         times: of the sampling, of which ``config.control_span`` is a part.
     """
-    unet = UNet(spec.unet)
+    dtype = jnp.dtype(config.dtype)
+    unet = UNet(spec.unet, dtype)
     is_guided = config.guidance != 1.0
     twice = lambda x: jnp.concatenate([x, x]) if is_guided else x
     context = jnp.repeat(prompts.contexts, frames, axis=0)
@@ -285,7 +291,7 @@ def make_denoiser(
     weights = control_weights(config.control, len(spec.controlnets))
     branches = [
         (
-            partial(ControlNet(size).apply, {"params": own}, **attend),
+            partial(ControlNet(size, dtype).apply, {"params": own}, **attend),
             weight,
             twice(condition(kind, *geometry)) if weight else None,
         )
@@ -303,25 +309,31 @@ def make_denoiser(
             axis=1
         )
         residuals = steer(xt, step, steps_done / num)
-        return unet.apply({"params": params.unet}, xt, step, context, regions, residuals, **attend)
+        out = unet.apply({"params": params.unet}, xt, step, context, regions, residuals, **attend)
+        return out.astype(jnp.float32)
 
     denoise = process.denoiser(network)
     return classifier_free_fused(denoise, config.guidance) if is_guided else denoise
 
 
 def encode(
-    spec: EditorSpec, params: EditorParams, rgb: UInt8[Array, "B H W 3"]
+    spec: EditorSpec, params: EditorParams, rgb: UInt8[Array, "B H W 3"], dtype: str = "float32"
 ) -> Float[Array, "B h w D"]:
     """Scaled latents of frames (their mean)."""
     images = rgb.astype(jnp.float32) / 127.5 - 1.0
-    mean, _ = Vae(spec.vae).apply({"params": params.vae}, images, method="encode")
-    return mean * spec.vae.scaling_factor
+    vae = Vae(spec.vae, jnp.dtype(dtype))
+    mean, _ = vae.apply({"params": params.vae}, images, method="encode")
+    return mean.astype(jnp.float32) * spec.vae.scaling_factor
 
 
 def decode(
-    spec: EditorSpec, params: EditorParams, latents: Float[Array, "B h w D"]
+    spec: EditorSpec,
+    params: EditorParams,
+    latents: Float[Array, "B h w D"],
+    dtype: str = "float32",
 ) -> UInt8[Array, "B H W 3"]:
     """Frames of scaled latents."""
     latents = latents / spec.vae.scaling_factor
-    images = Vae(spec.vae).apply({"params": params.vae}, latents, method="decode")
+    vae = Vae(spec.vae, jnp.dtype(dtype))
+    images = vae.apply({"params": params.vae}, latents, method="decode").astype(jnp.float32)
     return jnp.clip((images + 1.0) * 127.5 + 0.5, 0.0, 255.0).astype(jnp.uint8)

@@ -126,6 +126,21 @@ def test_only_the_pixels_of_edited_objects_change_and_the_robot_never_does():
     assert not change[~mask].any()
 
 
+def test_half_precision_paints_nearly_the_same():
+    """bfloat16 has 8 bits; the random network's picture spans all of the range."""
+    exact, half = edited(dtype="float32").astype(float), edited(dtype="bfloat16").astype(float)
+    mask = np.asarray(clip().segmentation == 1)
+    error = np.abs(half - exact)[mask]
+    assert 0 < error.mean() < 0.1 * exact[mask].std()
+
+
+def test_holding_colours_touches_the_edited_objects_alone():
+    plain, held = edited(), edited(hold=0.5)
+    mask = np.asarray(clip().segmentation == 1)
+    assert (plain != held)[mask].any()
+    np.testing.assert_array_equal(plain[~mask], held[~mask])
+
+
 def test_all_swaps_share_one_compilation():
     first, second = edited((True, False, False)), edited((False, True, False))
     assert (first != second).any()
