@@ -301,16 +301,3 @@ def calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int = 10) -> 
         if (index == b).any()
     ]
     return float(np.sum(gaps))
-
-
-def goal_baseline(
-    states: Float[Array, "B D"], goal: Float[Array, "D"], baseline: Float[Array, "D"], alpha: float
-) -> Float[Array, "B"]:
-    """VLM-RM's reward 1 - |alpha proj_L s + (1 - alpha) s - g|^2 / 2, L the line from baseline to goal (Rocamonde
-    2024)."""
-    line = goal - baseline
-    line = line / jnp.sqrt(jnp.sum(jnp.square(line)) + 1e-12)
-    offset = states - goal[None]
-    along = (offset @ line)[:, None] * line[None]
-    projected = alpha * along + (1.0 - alpha) * offset
-    return 1.0 - 0.5 * jnp.sum(jnp.square(projected), axis=-1)

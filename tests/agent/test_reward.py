@@ -19,7 +19,6 @@ from daag_jax.agent.reward import (
     calibration_error,
     detector_metrics,
     finetune,
-    goal_baseline,
     hard_negative_accuracy,
     make_detector,
     make_scorer,
@@ -138,17 +137,6 @@ def test_perfect_scores_have_perfect_metrics():
     assert found["roc_auc"] == found["f1"] == 1.0 and found["false_positive_rate"] == 0.0
     assert np.isnan(detector_metrics(truth * 0.0, truth & False, np.ones(3))["average_precision"])
     assert found["brier"] == 0.0 and calibration_error(truth.ravel() * 1.0, truth.ravel()) == 0.0
-
-
-def test_goal_baseline_without_the_line_is_the_cosine():
-    rng = np.random.default_rng(3)
-    unit = lambda x: jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
-    states, goal, base = (
-        unit(rng.normal(size=(5, 8))),
-        unit(rng.normal(size=8)),
-        unit(rng.normal(size=8)),
-    )
-    np.testing.assert_allclose(goal_baseline(states, goal, base, 0.0), states @ goal, atol=1e-5)
 
 
 def test_truths_follow_an_exchange_of_colours():
