@@ -5,7 +5,8 @@
 
 Held-out expert episodes (seeds that no training saw), seen by two cameras; every clip swaps the colours of all three
 cubes by a random permutation.  Rows: the full editor, its ablations, per-frame in-painting (ROSIE-like), masked
-recolour, and the unedited source as the floor.  Intervals are bootstraps over episodes.
+recolour, and the unedited source as the floor.  Intervals are bootstraps over episodes; "of sums" is the warp error of
+all episodes over the oracle's, as the ratio of one episode hangs on an oracle that may hardly change.
 
 Expect of the full editor: label validity >= 0.90, colour right >= 0.98 of frames, warp ratio <= 1.3, silhouette IoU
 >= 0.9 of the oracle's, no robot pixel changed.

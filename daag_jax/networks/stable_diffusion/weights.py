@@ -163,12 +163,13 @@ def matched(
     path: Path, shapes: Params, config: Config
 ) -> Iterator[tuple[str, tuple[str, ...], Callable[[], np.ndarray]]]:
     """Yields tensor name, parameter path, and a reader, after checking all names and shapes of the file."""
-    paths = {tensor_name(name): name for name in flatten_dict(shapes)}
+    leaves = flatten_dict(shapes)
+    paths = {tensor_name(name): name for name in leaves}
     with opened(path) as file:
         found = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
         stored = check_header(path, found, shapes, config)
         for name, old in stored.items():
-            shape = torch_shape(flatten_dict(shapes)[paths[name]].shape)
+            shape = torch_shape(leaves[paths[name]].shape)
             read = lambda old=old, shape=shape: np.asarray(file.get_tensor(old)).reshape(shape)
             yield name, paths[name], read
 
