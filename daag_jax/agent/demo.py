@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,8 @@ from daag_jax.agent.demo_report import (
     summarise,
 )
 from daag_jax.agent.programs import Programs
-from daag_jax.agent.setup import SetupConfig, prepare
+from daag_jax.agent.reward import DetectorConfig
+from daag_jax.agent.setup import SetupConfig, make_world, prepare
 from daag_jax.evaluation import html
 
 
@@ -39,10 +41,12 @@ class DemoConfig:
 
     directory: str = "runs/demo"
     iterations: int = 2  # of each task
-    episodes: int = 160  # per iteration
-    train_steps: int = 100  # per iteration, and on what a new task finds in earlier episodes
+    episodes: int = 112  # per iteration
+    train_steps: int = 80  # per iteration, and on what a new task finds in earlier episodes
     capacity: int = 1024  # steps of the task buffer
-    setup: Annotated[SetupConfig, tyro.conf.arg(name="")] = SetupConfig()  # seed, detector, ...
+    setup: Annotated[SetupConfig, tyro.conf.arg(name="")] = SetupConfig(
+        edited=256, tested=256, detector=DetectorConfig(steps=150)
+    )
 
     def __post_init__(self):
         missing = {name for name in DETECTORS.values() if name} - set(self.setup.detectors)
@@ -70,9 +74,14 @@ def run(config: DemoConfig = DemoConfig()) -> dict:
     directory.mkdir(parents=True, exist_ok=True)
     progress.say("loading the shipped models")
     tasks = config.setup.tasks
-    setup = prepare(config.setup, directory, progress.say)
     base = loop_config(config)
-    programs = Programs(setup.world, base)
+    programs = Programs(make_world(config.setup), base)
+    with ThreadPoolExecutor(
+        1
+    ) as beside:  # a compiler uses one core, most of what is prepared another
+        compiled = beside.submit(programs.compile)
+        setup = prepare(config.setup, directory, progress.say)
+        compiled.result()
     arms = {}
     for arm in ARM_NAMES:
         detector, own = setup.detectors.get(DETECTORS[arm]), replace(base, arm=arm)

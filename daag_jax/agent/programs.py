@@ -13,10 +13,10 @@ from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.memory import World
 from daag_jax.algorithms.parts.trainable import Trainable
 from daag_jax.algorithms.self_imitation import self_imitation
-from daag_jax.data.buffer import Steps, sample_steps
-from daag_jax.envs.tasks.rgb_stacking import Task
+from daag_jax.data.buffer import Steps, empty_task_buffer, sample_steps
+from daag_jax.envs.tasks.rgb_stacking import Task, parse_task
 from daag_jax.evaluation.rollout import grouped_rollout, rollout
-from daag_jax.training.devices import mesh_for_batch, split_batch
+from daag_jax.training.devices import mesh_for_batch, replicate, split_batch
 from daag_jax.types import Episode, Key
 
 EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
@@ -30,7 +30,8 @@ class Programs:
             raise ValueError(
                 f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
             )
-        env, self._instruct = world.env, world.instruct
+        self._env, self._instruct, self._config = world.env, world.instruct, config
+        env = world.env
         spec = env.spec._replace(task_dim=self.instruction(config.tasks[0]).size)
         self.group = group = min(config.group, config.episodes)
         self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes // group, config.batch))
@@ -54,6 +55,19 @@ class Programs:
         self.train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
         self._collect = grouped_rollout(run, mesh)
 
+    def compile(self) -> None:
+        """Compiles all of them before their first use, in a thread beside other work."""
+        key = jax.random.key(0)
+        policy, task = self.init(key), self._config.tasks[0]
+        instruction = self.instruction(task)
+        parsed = parse_task(task, self._env.config.colors)
+        episodes = self._config.episodes
+        scales = np.zeros((episodes, self._env.horizon), np.float32)
+        self._collect.lower(*self._grouped(policy, key, parsed, instruction, scales)).compile()
+        buffer = empty_task_buffer(self._env.spec, self._config.capacity)
+        steps = replicate(buffer.steps, self.mesh)
+        self.train.lower(policy, steps, buffer.size, key, instruction).compile()
+
     def instruction(self, task: str) -> Float[np.ndarray, "D"]:
         """What the policy is told of a task; nothing (D = 0) in a world without ``instruct``."""
         return np.zeros(0, np.float32) if self._instruct is None else self._instruct(task)
@@ -62,9 +76,11 @@ class Programs:
         self, policy: Trainable, key: Key, task: Task, instruction: Array, scales: Array
     ) -> Episode:
         """Episodes of the policy, each decision exploring by its scale [B, D]."""
+        return self._collect(*self._grouped(policy, key, task, instruction, scales))
+
+    def _grouped(self, policy, key, task, instruction, scales) -> tuple:
         scales = scales.reshape(-1, self.group, scales.shape[-1])
-        keys = jax.random.split(key, len(scales))
-        return self._collect((policy, task, instruction), keys, scales)
+        return (policy, task, instruction), jax.random.split(key, len(scales)), scales
 
 
 def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:

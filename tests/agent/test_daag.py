@@ -228,3 +228,17 @@ def test_a_killed_process_continues_bit_for_bit(tmp_path):
     assert start("killed").communicate()[0].splitlines()[-1] == reference
     last = lambda folder: Checkpoints(tmp_path / folder / "checkpoints").restore().state
     jax.tree.map(np.testing.assert_array_equal, last("killed"), last("whole"))
+
+
+def test_programs_that_were_compiled_ahead_are_not_compiled_again(parts, caplog):
+    world, _, _ = parts
+    with jax.log_compiles():
+        programs = Programs(world, CONFIG)
+        programs.compile()
+        task, scales = CONFIG.tasks[0], np.zeros((CONFIG.episodes, 1), np.float32)
+        parsed = parse_task(task, world.env.config.colors)
+        policy = programs.init(jax.random.key(1))
+        told = programs.instruction(task)
+        programs.collect(policy, jax.random.key(2), parsed, told, scales)
+    compiled = [r.message for r in caplog.records if "Finished XLA compilation" in r.message]
+    assert sum("jit(local)" in message for message in compiled) == 1, compiled
