@@ -41,11 +41,11 @@ class DemoConfig:
 
     directory: str = "runs/demo"
     iterations: int = 2  # of each task
-    episodes: int = 112  # per iteration
+    episodes: int = 96  # per iteration
     train_steps: int = 80  # per iteration, and on what a new task finds in earlier episodes
     capacity: int = 1024  # steps of the task buffer
     setup: Annotated[SetupConfig, tyro.conf.arg(name="")] = SetupConfig(
-        edited=256, tested=256, detector=DetectorConfig(steps=150)
+        edited=256, tested=256, detector=DetectorConfig(steps=120)
     )
 
     def __post_init__(self):
