@@ -45,6 +45,7 @@ from daag_jax.editing.editor import (
     Prompts,
     make_editor,
 )
+from daag_jax.names import check_name
 from daag_jax.networks.stable_diffusion import weights
 from daag_jax.networks.stable_diffusion.config import SD15_CONTROLNET, SD15_UNET, SD15_VAE
 from daag_jax.training.devices import BATCH_AXES, shardings
@@ -71,6 +72,12 @@ class Config:
     chips: tuple[int, ...] = (1, 8, 256)
     attention: str = "first"  # of the editor, across frames
     frames: int = FRAMES  # of the editor's clips
+
+    def __post_init__(self):
+        for name in self.programs:
+            check_name("program", name, PROGRAMS)
+        if unknown := set(self.chips) - set(LAYOUTS):
+            raise ValueError(f"chips {sorted(unknown)} are unknown; use some of {tuple(LAYOUTS)}.")
 
 
 def mesh_of(chips: int, fsdp: int = 1) -> Mesh:

@@ -7,6 +7,8 @@
                       Baumli et al. 2023 (arXiv 2312.09187): the goal against what else might be said of the frame
 
 The finetuned detector with one threshold per caption is ``reward.py``; a sigmoid head needs training to mean anything.
+
+Differs from the papers: nowhere in the formulas; prompts and thresholds are the caller's.
 """
 
 from __future__ import annotations

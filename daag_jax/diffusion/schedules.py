@@ -272,6 +272,8 @@ def spaced_times(
     if spacing != "linspace":
         raise ValueError(f"spacing {spacing!r} is unknown; use one of {SPACINGS}.")
     check_has_steps(schedule)
+    if not 1 <= num < schedule.num_steps:
+        raise ValueError(f"num={num} is not between 1 and {schedule.num_steps - 1}; try 20.")
     steps = np.round(np.linspace(0, schedule.num_steps - 1, num + 1))[::-1]
     steps[-1] = -1  # clean
     return last_part(time_of(schedule, jnp.asarray(steps)), strength)

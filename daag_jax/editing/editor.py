@@ -147,6 +147,11 @@ class EditorConfig:
             )
         if self.hold is not None and not 0 <= self.hold <= 1:
             raise ValueError(f"hold={self.hold} is not in [0, 1]; None leaves colours alone.")
+        if self.spacing != "trailing" and int(self.steps * self.strength) < 1:
+            raise ValueError(
+                f"strength={self.strength} leaves none of {self.steps} steps with spacing {self.spacing!r}; use "
+                "trailing, or more steps."
+            )
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength={self.strength} is not in (0, 1]; 1 repaints fully.")
 

@@ -4,9 +4,13 @@
     q_j  = mean of Y over all pixels and frames of object j, normalised
     Y'   = (sum_c Y_c) ((1 - share) q~(x) + share q_j)                                                          (1)
 
-q~ is q times a gain per frame that brings the frame's mean to q_j: the adaptive normalisation of Huang and Belongie
-(2017), which Rerender-A-Video (Yang et al. 2023) uses between frames, per object and without touching luminance.
-``share`` above 0 also draws single pixels to q_j; that suits objects of one colour, and washes out textures.
+q~ is q after a gain per frame and channel that brings the frame's mean light to the chromaticity q_j: the adaptive
+normalisation of Huang and Belongie (2017), which Rerender-A-Video (Yang et al. 2023) uses between frames, per object.
+The sum of the channels stays, where no channel is cut off at 1.  ``share`` above 0 also draws single pixels to q_j;
+that suits objects of one colour, and washes out textures.
+
+Differs from the papers: means alone, not variances; each pixel keeps its sum, so that on objects of several colours the
+means agree only nearly.
 """
 
 from __future__ import annotations

@@ -89,8 +89,12 @@ def load_pretrained(
         check_kind(parts[name], kind)
     branches = {}
     for kind, path in (controlnets or {}).items():
-        (branches[kind],) = folders.components(path)
-        check_kind(branches[kind], ControlNetConfig)
+        branches[kind] = controlnet_of(path)
+    words = folder / "tokenizer" if tokenizer is None else Path(tokenizer)
+    if not words.is_dir():
+        raise FileNotFoundError(
+            f"{words} is not a folder; a single-file checkpoint holds no tokenizer: name the folder of one."
+        )
     spec = EditorSpec(
         parts["vae"].config,
         parts["unet"].config,
@@ -103,11 +107,6 @@ def load_pretrained(
         folders.load(parts["unet"], dtype, places),
         tuple(folders.load(part, dtype, places) for part in branches.values()),
     )
-    words = folder / "tokenizer" if tokenizer is None else Path(tokenizer)
-    if not words.is_dir():
-        raise FileNotFoundError(
-            f"{words} is not a folder; a single-file checkpoint holds no tokenizer: name the folder of one."
-        )
     return PretrainedEditor(spec, params, make_encode(parts["text_encoder"], words))
 
 
@@ -117,6 +116,18 @@ def make_encode(part: folders.Component, words: Path) -> Callable[[Sequence[str]
     states = jax.jit(make_text_encoder(part.config).hidden_states)
     weights = folders.load(part)
     return lambda said: states(weights, jnp.asarray(tokenize(said)))
+
+
+def controlnet_of(path: str | Path) -> folders.Component:
+    """The ControlNet of a folder or a file; alone, or beside the model that it was trained for."""
+    found = folders.components(path)
+    steering = [part for part in found if isinstance(part.config, ControlNetConfig)]
+    if len(steering) > 1:
+        names = ", ".join(part.name for part in steering)
+        raise ValueError(f"{path} holds several ControlNets ({names}); name the folder of one.")
+    if not steering:
+        check_kind(found[0], ControlNetConfig)
+    return steering[0]
 
 
 def check_kind(part: folders.Component, kind: type) -> None:

@@ -136,7 +136,7 @@ def components_of_file(path: Path) -> list[Component]:
     Raises:
         ValueError: it is damaged, or not such a file.
     """
-    names = header(path)[0]
+    names = header(diffusion_weights.find(path))[0]
     found = [
         Component(name, config, path)
         for name, config in SINGLE_FILE.items()
@@ -267,6 +267,12 @@ def save(folder: str | Path, config: Config, params: Params, dtype: Any = None) 
     diffusion_weights.save(params, folder / diffusion_weights.FOLDER_NAMES[0], dtype)
     name = next(name for name, kind in CLASSES.items() if kind is type(config))
     card = {"_class_name": name} | dataclasses.asdict(config)
+    if isinstance(
+        config, VaeConfig
+    ):  # one kind of block is known here; diffusers wants them listed
+        levels = len(config.block_out_channels)
+        card |= {"down_block_types": ["DownEncoderBlock2D"] * levels}
+        card |= {"up_block_types": ["UpDecoderBlock2D"] * levels}
     (folder / "config.json").write_text(json.dumps(card, indent=2))
 
 
@@ -276,11 +282,12 @@ def check(component: Component) -> Finding:
     try:
         path = weight_file(component)
         shapes, dtypes = header(path)
-        compare(component.config, path, shapes)
+        mine = compare(component.config, path, shapes)
     except (ValueError, OSError) as error:
         return Finding(component.name, kind, 0, 0, (), str(error))
-    count = sum(math.prod(shape) for shape in shapes.values())
-    return Finding(component.name, kind, len(shapes), count, tuple(sorted(set(dtypes.values()))))
+    count = sum(math.prod(shapes[name]) for name in mine)
+    kinds = tuple(sorted({dtypes[name] for name in mine}))
+    return Finding(component.name, kind, len(mine), count, kinds)
 
 
 def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -295,14 +302,19 @@ def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
         return shapes, {name: one.get_dtype() for name, one in slices.items()}
 
 
-def compare(config: Config, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raises a ValueError unless a file holds exactly the tensors of a configuration, in their shapes."""
+def compare(config: Config, path: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The tensors of a file that are a network's.
+
+    Raises:
+        ValueError: they are not exactly those of its configuration, in their shapes.
+    """
     if isinstance(config, ClipTextConfig | ClipConfig):
         clip_weights.check_header(path, shapes, config)
-        return
+        return list(clip_weights.own_names(shapes).values())
     makers: dict[type, Callable[[Any], Params]] = {
         UNetConfig: diffusion_weights.unet_shapes,
         VaeConfig: diffusion_weights.vae_shapes,
         ControlNetConfig: diffusion_weights.controlnet_shapes,
     }
-    diffusion_weights.check_header(path, shapes, makers[type(config)](config), config)
+    found = diffusion_weights.check_header(path, shapes, makers[type(config)](config), config)
+    return list(found.values())

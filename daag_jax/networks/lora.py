@@ -47,7 +47,10 @@ def init_lora(
     kernels = {"/".join(path): leaf for path, leaf in flatten_dict(params).items()}
     found = {n: x for n, x in kernels.items() if any(re.search(t, n) for t in targets)}
     if not found:
-        raise ValueError(f"targets {tuple(targets)} find none of {len(kernels)} parameters.")
+        raise ValueError(
+            f"targets {tuple(targets)} find none of {len(kernels)} parameters, such as {min(kernels)}; they are "
+            "regular expressions of such paths."
+        )
     if rank < 1:
         raise ValueError(f"rank={rank} is not positive; try 16.")
     keys = jax.random.split(key, len(found))
@@ -65,6 +68,8 @@ def merge(params: Params, adapters: dict[str, Adapter], scale: float | Array = 1
     """Parameters with scale A B added to the kernels that have an adapter."""
     merged = flatten_dict(params, sep="/")
     for name, adapter in adapters.items():
+        if name not in merged:
+            raise ValueError(f"there is no {name} for an adapter; are they of another network?")
         change = scale * jnp.tensordot(adapter.down, adapter.up, 1)
         merged[name] = merged[name] + change.astype(merged[name].dtype)
     return unflatten_dict(merged, sep="/")
@@ -103,7 +108,7 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, lacks a tensor, or one is of another shape.
+        ValueError: the file is damaged, lacks a tensor or holds one too many, or one is of another shape.
     """
     path = Path(path)
     if not path.is_file():
@@ -119,6 +124,12 @@ def load(
             read = inward(*(file.get_tensor(one) for one in pair))
             check_factors(f"{path}: {stem}", read, adapter)
             found[name] = jax.tree.map(jnp.asarray, read)
+            names -= set(pair)
+    if names:
+        raise ValueError(
+            f"{path} holds {min(names)} ({len(names)} tensors in all) that no adapter here takes; name its kernels in "
+            "targets."
+        )
     return found
 
 

@@ -138,12 +138,14 @@ def label_validity(frames: jax.Array, truth: Truth, qpos: jax.Array) -> jax.Arra
 
 def pooled_ratio(by_episode: dict[str, np.ndarray], metric: str, draws: int = 1000) -> Summary:
     """Sum over episodes of a metric over the oracle's sum, where single ratios hang on an oracle near zero."""
-    ours = by_episode[metric]
-    exact = ours - by_episode[f"excess/{metric}"]
+    ours, excess = by_episode[metric], by_episode[f"excess/{metric}"]
+    is_known = np.isfinite(ours + excess)
+    empty, ours = int((~is_known).sum()), ours[is_known]
+    exact = ours - excess[is_known]
     picks = np.random.default_rng(0).integers(0, ours.size, (draws, ours.size))
     drawn = ours[picks].sum(axis=1) / exact[picks].sum(axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Summary(float(ours.sum() / exact.sum()), float(low), float(high), ours.size, 0)
+    return Summary(float(ours.sum() / exact.sum()), float(low), float(high), ours.size, empty)
 
 
 def main(config: Config) -> None:

@@ -6,8 +6,8 @@
 
 Writes the folder of a ControlNet, which ``daag edit --controlnets`` and diffusers read, or
 ``pytorch_lora_weights.safetensors``.
-With ``--part lora`` the frames are shown to the ControlNet of ``--controlnet``.  The full preset has been compiled for
-TPUs (``benchmarks/tpu_memory.py``), not run: the public weights are not in this repository.
+With ``--part lora`` the frames are shown to the ControlNet of ``--controlnet``.  The full preset has not been run: the
+public weights are not in this repository.  A device holds a copy of the encoded frames (1 GB per 1,000 at 512 px).
 
 Expect of the smoke preset: loss/all about 0.021, a little less at its end than at its start.
 """
@@ -69,6 +69,20 @@ class Config:
     fsdp: int = 1  # devices that share the state's slices
     seed: int = 0
     directory: str = "runs/pretrain/finetuning"
+
+    def __post_init__(self):
+        if self.preset == "smoke" and self.part == "lora":
+            raise ValueError("preset 'smoke' trains a ControlNet; use --part controlnet.")
+        if self.part == "controlnet" and self.controlnet is not None:
+            raise ValueError(
+                f"controlnet={self.controlnet}: a new ControlNet begins as the UNet's encoder; leave it out, or use "
+                "--part lora."
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Of this run: another condition or part is another run."""
+        return Path(self.directory) / f"{self.part}_{self.condition}"
 
 
 class Model(NamedTuple):
@@ -145,6 +159,7 @@ def sizes_of(config: Config, model: Model) -> LatentDiffusionConfig:
         learning_rate=rate,
         warmup_steps=min(500, config.steps // 4),
         total_steps=config.steps,
+        ema_decay=min(SD15_TRAINING.ema_decay, 1.0 - 10.0 / config.steps),  # of the last tenth
     )
 
 
@@ -166,7 +181,7 @@ def train(config: Config, model: Model) -> tuple[DenoiserFinetuningConfig, Denoi
         FitConfig(
             config.steps,
             config.seed,
-            config.directory,
+            str(config.folder),
             log_every=min(100, config.steps // 4),
             checkpoint_every=1000,
             fsdp=config.fsdp,
@@ -180,9 +195,9 @@ def train(config: Config, model: Model) -> tuple[DenoiserFinetuningConfig, Denoi
 def main(config: Config) -> None:
     if config.preset == "smoke":
         small = {"size": 64, "steps": 60, "batch": 16, "frames": 256, "learning_rate": 1e-3}
-        config = replace(config, part="controlnet", directory=f"{config.directory}/smoke", **small)
+        config = replace(config, directory=f"{config.directory}/smoke", **small)
     own, model, trained = train(config, load_model(config))
-    folder = Path(config.directory)
+    folder = config.folder
     if config.part == "lora":
         path = folder / "pytorch_lora_weights.safetensors"
         lora.save(trained, path, weights.tensor_name)

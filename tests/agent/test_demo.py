@@ -161,5 +161,5 @@ def test_options_of_the_demo_reach_the_setup():
     config = tyro.cli(
         DemoConfig, args=["--seed", "3", "--orchestrator.kind", "noisy", "--episodes", "8"]
     )
-    expected = replace(SetupConfig(), seed=3, orchestrator=OrchestratorConfig("noisy"))
+    expected = replace(DemoConfig().setup, seed=3, orchestrator=OrchestratorConfig("noisy"))
     assert config == DemoConfig(episodes=8, setup=expected)

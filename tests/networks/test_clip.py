@@ -158,6 +158,7 @@ def edited(file, change):
     return file
 
 
+@pytest.mark.nan_is_an_answer
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -74,6 +74,12 @@ def test_bad_adapters_are_refused(params, key, tmp_path):
     adapters = lora.init_lora(params, key, 2)
     file = tmp_path / "lora.safetensors"
     lora.save(adapters, file, weights.tensor_name)
+    more = lora.init_lora(params, jax.random.key(3), 2, EVERYTHING)
+    lora.save(more, tmp_path / "more.safetensors", weights.tensor_name)
+    with pytest.raises(ValueError, match="that no adapter here takes"):
+        lora.load(tmp_path / "more.safetensors", adapters, weights.tensor_name)
+    with pytest.raises(ValueError, match="no mid_block/other/kernel for an adapter"):
+        lora.merge(params, {"mid_block/other/kernel": next(iter(adapters.values()))})
     wider = {n: a._replace(up=jnp.zeros((2, a.up.shape[1] + 1))) for n, a in adapters.items()}
     with pytest.raises(ValueError, match="has factors of"):
         lora.load(file, wider, weights.tensor_name)

@@ -132,6 +132,8 @@ def test_every_network_of_a_checkpoint_is_read(checkpoint):
         config, _ = TINY[name]
         read = folders.load(folders.Component(name, config, path))
         jax.tree.map(np.testing.assert_array_equal, read, found[name])
+        count = sum(leaf.size for leaf in jax.tree.leaves(found[name]))
+        assert folders.check(folders.Component(name, config, path)).parameters == count
     text = folders.Component("text_encoder", TEXT, path)
     assert folders.check(text).problem == ""
     jax.tree.map(np.testing.assert_array_equal, folders.load(text), found["text_encoder"])

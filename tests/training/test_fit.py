@@ -164,6 +164,7 @@ def test_a_full_disk_during_training_is_a_counted_warning_and_loses_nothing(tmp_
     assert int(resumed.state["step"]) == 30
 
 
+@pytest.mark.nan_is_an_answer
 def test_divergence_names_step_metric_and_last_good_checkpoint(tmp_path):
     def update(state, batch, key):
         return state + 1, {"loss/policy": jnp.where(state >= 23, jnp.nan, 1.0)}

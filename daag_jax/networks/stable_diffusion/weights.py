@@ -5,7 +5,7 @@ a convolution is [out, in, height, width] in the file and [height, width, in, ou
 [in, out].  Files written here are read by diffusers, and the other way round, in float32, float16 or bfloat16.
 
 Single-file checkpoints of the original repositories are read too (``single_file.py``).  Every tensor goes from the
-mapped file to where it lives, one at a time; with ``places`` each host reads only the slices of its devices.
+mapped file to where it lives, one at a time; with ``places`` a device is given its slice alone.
 
 A file that is cut short, of another model, of another size, or that holds NaN is refused with a sentence that names the
 file, the tensor, and the cure; nothing is ever unpickled.  Attention names of old VAE files are understood.
