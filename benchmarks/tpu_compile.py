@@ -1,7 +1,7 @@
 """Ahead-of-time compilation for TPU v5e on a CPU machine: does the editor, and its finetuning, fit a chip's 16 GB?
 
     pip install 'libtpu==0.0.42.*'          # the compiler; no TPU is needed
-    python -m benchmarks.tpu_compile        # about 30 min on two CPU cores: every program for 1, 8 and 256 chips
+    python -m benchmarks.tpu_compile        # every program for 1, 8 and 256 chips; not yet run to its end
     python -m benchmarks.tpu_compile --programs editor --chips 1
 
 Programs, all at 512 px with the sizes of Stable Diffusion 1.5:
