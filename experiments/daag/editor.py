@@ -1,6 +1,6 @@
 """The video editor against the simulator's own re-render, and each of its parts left out (DAAG's editing claims).
 
-    python -m experiments.daag.editor                   # about 15 min on two CPU cores
+    python -m experiments.daag.editor                   # about 25 min on two CPU cores
     python -m experiments.daag.editor --preset smoke    # 3 min
 
 Held-out expert episodes (seeds that no training saw), seen by two cameras; every clip swaps the colours of all three
