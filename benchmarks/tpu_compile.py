@@ -72,6 +72,7 @@ class Config:
     chips: tuple[int, ...] = (1, 8, 256)
     attention: str = "first"  # of the editor, across frames
     frames: int = FRAMES  # of the editor's clips
+    effort: float = 0.0  # of the compiler, -1 to 1; less is quicker
 
     def __post_init__(self):
         for name in self.programs:
@@ -94,7 +95,7 @@ def shapes(tree, dtype=None):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), tree)
 
 
-def compiled_editor(config: Config, chips: int):
+def lowered_editor(config: Config, chips: int):
     """The editor for a clip on every chip; parameters are on each of them."""
     mesh = mesh_of(chips)
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (BATCH_AXES,)))
@@ -122,10 +123,10 @@ def compiled_editor(config: Config, chips: int):
         out_shardings=split,
     )
     is_edited = shape((chips, OBJECTS), jnp.bool_)
-    return edit.lower(shapes(params, jnp.bfloat16), clip, said, is_edited, key).compile()
+    return edit.lower(shapes(params, jnp.bfloat16), clip, said, is_edited, key)
 
 
-def compiled_finetuning(config: Config, chips: int):
+def lowered_finetuning(config: Config, chips: int):
     """A step of training of a new ControlNet, one frame on every chip."""
     del config
     mesh = mesh_of(chips, min(chips, 8))
@@ -152,10 +153,10 @@ def compiled_finetuning(config: Config, chips: int):
         donate_argnums=0,
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return step.lower(state, batch, key).compile()
+    return step.lower(state, batch, key)
 
 
-PROGRAMS = {"editor": compiled_editor, "finetuning": compiled_finetuning}
+PROGRAMS = {"editor": lowered_editor, "finetuning": lowered_finetuning}
 
 
 def main(config: Config) -> None:
@@ -166,7 +167,8 @@ def main(config: Config) -> None:
     for name in config.programs:
         for chips in config.chips:
             began = time.monotonic()
-            compiled = PROGRAMS[name](config, chips)
+            options = {"exec_time_optimization_effort": config.effort}
+            compiled = PROGRAMS[name](config, chips).compile(options)
             seconds = time.monotonic() - began
             memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
             kept = memory.argument_size_in_bytes + memory.output_size_in_bytes

@@ -181,6 +181,7 @@ def test_diffusers_translates_the_original_names_back_into_ours(name, tmp_path):
     ours = load_file(tmp_path / f"{name}.safetensors")
     card = {key: getattr(config, key) for key in config.__dataclass_fields__}
     card["down_block_types"] = card.get("down_block_types", ("DownEncoderBlock2D",) * 2)
+    card["up_block_types"] = card.get("up_block_types", ("UpDecoderBlock2D",) * 2)
     convert = {
         "unet": utils.convert_ldm_unet_checkpoint,
         "vae": utils.convert_ldm_vae_checkpoint,

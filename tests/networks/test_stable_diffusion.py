@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from daag_jax.networks.stable_diffusion import weights
-from daag_jax.networks.stable_diffusion.attention import MODES, area_average, attend
+from daag_jax.networks.stable_diffusion.attention import MODES, area_average
 from daag_jax.networks.stable_diffusion.config import (
     CROSS_DOWN,
     CROSS_UP,
@@ -84,9 +84,9 @@ def unet_inputs():
     )
 
 
-@functools.partial(jit, static_argnames=("frames", "attention", "query_chunk"))
-def apply_unet(params, *inputs, frames=1, attention="off", query_chunk=1024):
-    network = UNet(UNET, query_chunk=query_chunk)
+@functools.partial(jit, static_argnames=("frames", "attention"))
+def apply_unet(params, *inputs, frames=1, attention="off"):
+    network = UNet(UNET)
     return network.apply({"params": params}, *inputs, frames=frames, attention=attention)
 
 
@@ -105,43 +105,6 @@ def relative_error(actual, expected) -> float:
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
-
-
-def qkv(num_queries: int, num_keys: int):
-    keys = jax.random.split(jax.random.key(5), 3)
-    sizes = (num_queries, num_keys, num_keys)
-    return [jax.random.normal(k, (2, n, 3, 4)) for k, n in zip(keys, sizes, strict=True)]
-
-
-@pytest.mark.parametrize("chunk", [1, 4, 5, 9])
-def test_attention_in_chunks_equals_attention_at_once(chunk):
-    q, k, v = qkv(10, 6)
-    weights_of_prompts = jax.nn.softmax(jax.random.normal(jax.random.key(6), (2, 10, 3)))
-    assert_close(attend(q, k, v, chunk), attend(q, k, v))
-    assert_close(
-        attend(q, k, v, chunk, weights_of_prompts), attend(q, k, v, 1024, weights_of_prompts)
-    )
-
-
-def test_attention_in_chunks_has_the_same_gradient():
-    q, k, v = qkv(6, 4)
-    loss = lambda chunk: lambda *x: jnp.sum(jnp.sin(attend(*x, chunk)))
-    for chunked, whole in zip(
-        jax.grad(loss(4), (0, 1, 2))(q, k, v),
-        jax.grad(loss(99), (0, 1, 2))(q, k, v),
-        strict=True,
-    ):
-        assert_close(chunked, whole)
-
-
-def test_regional_attention_is_the_weighted_sum_over_prompts():
-    q, k, v = qkv(8, 6)
-    mix = jax.nn.softmax(jax.random.normal(jax.random.key(6), (2, 8, 3)))
-    expected = sum(
-        mix[:, :, p, None, None] * attend(q, k[:, 2 * p : 2 * p + 2], v[:, 2 * p : 2 * p + 2])
-        for p in range(3)
-    )
-    assert_close(attend(q, k, v, weights=mix), expected)
 
 
 def test_area_average_keeps_the_sum_over_prompts_and_the_mean_of_each():
@@ -209,13 +172,12 @@ def test_clips_do_not_see_each_other():
     assert (change[:2] > 1e-4).all() and (change[2:] == 0.0).all()
 
 
-def test_the_modes_differ_from_each_other_and_chunks_change_nothing():
+def test_the_modes_differ_from_each_other():
     inputs = unet_inputs()
     frames = [unet(*inputs, frames=FRAMES, attention=mode) for mode in MODES]
     for index, mode in enumerate(MODES):
         for other in range(index):
             assert relative_error(frames[index], frames[other]) > 1e-3, (mode, MODES[other])
-    assert_close(unet(*inputs, frames=FRAMES, attention="all", query_chunk=7), frames[-1])
 
 
 # --- ControlNet ------------------------------------------------------------------------------------------------------

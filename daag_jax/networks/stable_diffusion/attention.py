@@ -21,23 +21,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from daag_jax.networks.stable_diffusion.attend import attend
 from daag_jax.networks.stable_diffusion.blocks import Dtype, conv, group_norm
 
 MODES = ("off", "first", "previous_first", "all")
 
 
 class Scope(NamedTuple):
-    """What every attention layer of one call may look at.  ``frames``, ``mode`` and ``query_chunk`` are static."""
+    """What every attention layer of one call may look at.  ``frames`` and ``mode`` are static."""
 
     context: Float[Array, "B P L D"]  # embeddings of the tokens of P prompts
     regions: Float[Array, "B P h w"] | None  # weight of each prompt at each latent pixel
     frames: int = 1
     mode: str = "off"
-    query_chunk: int = 1024
 
 
 def check_scope(latents: Float[Array, "B h w C"], scope: Scope, levels: int) -> None:
@@ -70,49 +69,6 @@ def check_scope(latents: Float[Array, "B h w C"], scope: Scope, levels: int) -> 
             f"regions has shape {scope.regions.shape}, not {(*prompts, height, width)}: a weight for each prompt "
             "of the context at each latent pixel."
         )
-
-
-def attend(
-    queries: Float[Array, "B T N D"],
-    keys: Float[Array, "B S N D"],
-    values: Float[Array, "B S N D"],
-    query_chunk: int = 1024,
-    weights: Float[Array, "B T P"] | None = None,
-) -> Float[Array, "B T N D"]:
-    """Softmax attention, softmax in float32; at most ``query_chunk`` queries at a time, to bound memory.
-
-    With ``weights``, the S keys are P prompts of S / P tokens, each with a softmax of its own, summed as in Eq. 1.
-    """
-    num_queries = queries.shape[1]
-    if num_queries <= query_chunk:
-        return attend_at_once(queries, keys, values, weights)
-    num_chunks = -(-num_queries // query_chunk)
-
-    def chunked(x: Array) -> Array:
-        padding = ((0, 0), (0, num_chunks * query_chunk - num_queries), *((0, 0),) * (x.ndim - 2))
-        x = jnp.pad(x, padding)
-        return jnp.moveaxis(x.reshape(x.shape[0], num_chunks, query_chunk, *x.shape[2:]), 1, 0)
-
-    parts = (chunked(queries), None if weights is None else chunked(weights))
-    step = jax.checkpoint(lambda part: attend_at_once(part[0], keys, values, part[1]))
-    out = jnp.moveaxis(jax.lax.map(step, parts), 0, 1)
-    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :num_queries]
-
-
-def attend_at_once(
-    queries: Float[Array, "B T N D"],
-    keys: Float[Array, "B S N D"],
-    values: Float[Array, "B S N D"],
-    weights: Float[Array, "B T P"] | None,
-) -> Float[Array, "B T N D"]:
-    """Softmax attention that holds all B N T S scores."""
-    if weights is None:
-        return jax.nn.dot_product_attention(queries, keys, values)
-    scores = jnp.einsum("btnd,bsnd->bnts", queries, keys, preferred_element_type=jnp.float32)
-    scores = scores / jnp.sqrt(jnp.float32(queries.shape[-1]))
-    prompts = jax.nn.softmax(scores.reshape(*scores.shape[:3], weights.shape[-1], -1), axis=-1)
-    prompts = prompts * weights.astype(jnp.float32)[:, None, :, :, None]
-    return jnp.einsum("bnts,bsnd->btnd", prompts.reshape(scores.shape).astype(values.dtype), values)
 
 
 def seen_tokens(
@@ -160,14 +116,13 @@ class Attention(nn.Module):
         self,
         tokens: Float[Array, "B T C"],
         seen: Float[Array, "B2 S D"],
-        query_chunk: int,
         weights: Float[Array, "B T P"] | None = None,
     ) -> Float[Array, "B T C"]:
         """Attends from ``tokens`` to ``seen``; B2 = B, or the number of clips where frames share what they see."""
         split = (seen.shape[0], -1, self.heads, self.features // self.heads)
         queries = self.to_q(tokens).reshape(split)
         keys, values = self.to_k(seen).reshape(split), self.to_v(seen).reshape(split)
-        out = attend(queries, keys, values, query_chunk, weights)
+        out = attend(queries, keys, values, weights)
         return self.to_out[0](out.reshape(tokens.shape))
 
 
@@ -219,9 +174,9 @@ class TransformerBlock(nn.Module):
     ) -> Float[Array, "B T C"]:
         tokens = self.norm1(x)
         seen = seen_tokens(tokens, scope.frames, scope.mode)
-        x = x + self.attn1(tokens, seen, scope.query_chunk)
+        x = x + self.attn1(tokens, seen)
         prompts = scope.context.reshape(x.shape[0], -1, scope.context.shape[-1])
-        x = x + self.attn2(self.norm2(x), prompts, scope.query_chunk, weights)
+        x = x + self.attn2(self.norm2(x), prompts, weights)
         return x + self.ff(self.norm3(x))
 
 

@@ -61,7 +61,6 @@ class ControlNet(nn.Module):
 
     config: ControlNetConfig
     dtype: Dtype = None  # of the computation; parameters stay float32
-    query_chunk: int = 1024  # attention takes this many queries at a time, to bound memory
 
     def setup(self):
         config, channels = self.config, self.config.block_out_channels
@@ -94,7 +93,7 @@ class ControlNet(nn.Module):
         Raises:
             ValueError: where the inputs do not fit each other.
         """
-        scope = Scope(context, regions, frames, attention, self.query_chunk)
+        scope = Scope(context, regions, frames, attention)
         check_scope(latents, scope, len(self.config.block_out_channels))
         expected = (
             latents.shape[0],

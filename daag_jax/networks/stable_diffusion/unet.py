@@ -198,7 +198,6 @@ class UNet(nn.Module):
 
     config: UNetConfig
     dtype: Dtype = None  # of the computation; parameters stay float32
-    query_chunk: int = 1024  # attention takes this many queries at a time, to bound memory
 
     def setup(self):
         config, channels = self.config, self.config.block_out_channels
@@ -234,7 +233,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: where the inputs do not fit each other.
         """
-        scope = Scope(context, regions, frames, attention, self.query_chunk)
+        scope = Scope(context, regions, frames, attention)
         check_scope(latents, scope, len(self.config.block_out_channels))
         skips, x, time = encode(self, self.conv_in(latents), timesteps, scope)
         if residuals is not None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from daag_jax.networks.stable_diffusion.attention import attend
+from daag_jax.networks.stable_diffusion.attend import attend
 from daag_jax.networks.stable_diffusion.blocks import (
     Downsample,
     Dtype,
@@ -34,7 +34,6 @@ class AttentionBlock(nn.Module):
 
     features: int
     groups: int
-    query_chunk: int
     dtype: Dtype = None
 
     def setup(self):
@@ -46,7 +45,7 @@ class AttentionBlock(nn.Module):
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         tokens = self.group_norm(x).reshape(x.shape[0], -1, 1, x.shape[-1])
-        seen = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.query_chunk)
+        seen = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         return x + self.to_out[0](seen).reshape(x.shape)
 
 
@@ -54,7 +53,6 @@ class MidBlock(nn.Module):
     """Residual block, attention (where the configuration has it), residual block."""
 
     config: VaeConfig
-    query_chunk: int
     dtype: Dtype = None
 
     def setup(self):
@@ -63,7 +61,7 @@ class MidBlock(nn.Module):
             ResnetBlock(width, width, groups, NORM_EPS, dtype=self.dtype) for _ in range(2)
         ]
         if self.config.mid_block_add_attention:
-            self.attentions = [AttentionBlock(width, groups, self.query_chunk, self.dtype)]
+            self.attentions = [AttentionBlock(width, groups, self.dtype)]
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         x = self.resnets[0](x)
@@ -107,7 +105,6 @@ class Encoder(nn.Module):
     """Images to the moments of latents, before the last 1 x 1 convolution."""
 
     config: VaeConfig
-    query_chunk: int
     dtype: Dtype = None
 
     def setup(self):
@@ -124,7 +121,7 @@ class Encoder(nn.Module):
             )
             for i in range(len(channels))
         ]
-        self.mid_block = MidBlock(config, self.query_chunk, self.dtype)
+        self.mid_block = MidBlock(config, self.dtype)
         self.conv_norm_out = group_norm(config.norm_num_groups, NORM_EPS, self.dtype)
         self.conv_out = conv(2 * config.latent_channels, self.dtype)
 
@@ -139,13 +136,12 @@ class Decoder(nn.Module):
     """Latents to images, after the first 1 x 1 convolution."""
 
     config: VaeConfig
-    query_chunk: int
     dtype: Dtype = None
 
     def setup(self):
         config, channels = self.config, self.config.block_out_channels[::-1]
         self.conv_in = conv(channels[0], self.dtype)
-        self.mid_block = MidBlock(config, self.query_chunk, self.dtype)
+        self.mid_block = MidBlock(config, self.dtype)
         self.up_blocks = [
             Level(
                 channels[max(i - 1, 0)],
@@ -172,12 +168,11 @@ class Vae(nn.Module):
 
     config: VaeConfig
     dtype: Dtype = None  # of the computation; parameters stay float32
-    query_chunk: int = 1024  # attention takes this many queries at a time, to bound memory
 
     def setup(self):
         config = self.config
-        self.encoder = Encoder(config, self.query_chunk, self.dtype)
-        self.decoder = Decoder(config, self.query_chunk, self.dtype)
+        self.encoder = Encoder(config, self.dtype)
+        self.decoder = Decoder(config, self.dtype)
         self.quant_conv = conv(2 * config.latent_channels, self.dtype, size=1)
         self.post_quant_conv = conv(config.latent_channels, self.dtype, size=1)
 
