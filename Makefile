@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.daag-installed
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help install demo test test-slow lint bench clean
+.PHONY: help install demo test test-oracle test-slow lint bench clean
 
 help:
-	@echo "make demo | test | test-slow | lint | bench | install | clean"
+	@echo "make demo | test | test-oracle | test-slow | lint | bench | install | clean"
 
 install: $(STAMP)
 
@@ -24,6 +24,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# Parity with PyTorch's diffusers and transformers, which it installs beside the rest.
+test-oracle: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,oracle]'
+	$(BIN)/python -m pytest -n 2 -m "oracle and not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m slow

@@ -218,18 +218,13 @@ def edit_in_chunks(
     frames, size = clip.rgb.shape[1], config.chunk - 1
     groups = -(-(frames - 1) // size)
 
-    def grouped(x: Array) -> Array:
-        rest = jnp.concatenate(
-            [x[:, 1:], jnp.repeat(x[:, -1:], groups * size - frames + 1, axis=1)], 1
-        )
-        rest = rest.reshape(x.shape[0], groups, size, *x.shape[2:])
-        first = jnp.broadcast_to(x[:, None, :1], (x.shape[0], groups, 1, *x.shape[2:]))
-        return jnp.moveaxis(jnp.concatenate([first, rest], axis=2), 1, 0)
+    def run(group: Array) -> Array:
+        rest = jnp.minimum(1 + group * size + jnp.arange(size), frames - 1)
+        index = jnp.concatenate([jnp.zeros(1, rest.dtype), rest])
+        part, own_noise = jax.tree.map(lambda x: jnp.take(x, index, axis=1), (clip, noise))
+        return edit_at_once(config, spec, params, part, prompts, is_edited, own_noise)
 
-    def run(part: tuple[Clip, Array]) -> Array:
-        return edit_at_once(config, spec, params, part[0], prompts, is_edited, part[1])
-
-    edited = jnp.moveaxis(jax.lax.map(run, jax.tree.map(grouped, (clip, noise))), 0, 1)
+    edited = jnp.moveaxis(jax.lax.map(run, jnp.arange(groups)), 0, 1)
     rest = edited[:, :, 1:].reshape(edited.shape[0], -1, *edited.shape[3:])[:, : frames - 1]
     return jnp.concatenate([edited[:, 0, :1], rest], axis=1)
 

@@ -67,7 +67,7 @@ TINY = {
         weights.vae_shapes,
     ),
     "controlnet": (
-        ControlNetConfig(**TRUNK, conditioning_embedding_out_channels=(4, 8)),
+        ControlNetConfig(**TRUNK, conditioning_embedding_out_channels=(4, 4, 4, 8)),
         weights.controlnet_shapes,
     ),
 }
