@@ -1,8 +1,8 @@
 """Ahead-of-time compilation for TPU v5e on a CPU machine: does the editor, and its finetuning, fit a chip's 16 GB?
 
     pip install 'libtpu==0.0.42.*'          # the compiler; no TPU is needed
-    python -m benchmarks.tpu_compile        # every program for 1, 8 and 256 chips; not yet run to its end
-    python -m benchmarks.tpu_compile --programs editor --chips 1
+    python -m benchmarks.tpu_compile        # every program for 1, 8 and 256 chips
+    python -m benchmarks.tpu_compile --programs editor --chips 1 --frames 16 128 --attention off first all
 
 Programs, all at 512 px with the sizes of Stable Diffusion 1.5:
 
@@ -15,6 +15,7 @@ a loop's body once: it does not multiply by the steps).  The last line is one JS
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -70,9 +71,11 @@ class Config:
 
     programs: tuple[str, ...] = ("editor", "finetuning")
     chips: tuple[int, ...] = (1, 8, 256)
-    attention: str = "first"  # of the editor, across frames
-    frames: int = FRAMES  # of the editor's clips
-    effort: float = 0.0  # of the compiler, -1 to 1; less is quicker
+    attention: tuple[str, ...] = ("first",)  # of the editor, across frames
+    frames: tuple[int, ...] = (FRAMES,)  # of the editor's clips
+    effort: float = (
+        -1.0
+    )  # of the compiler, -1 to 1; at 0 finetuning for one chip takes half an hour
 
     def __post_init__(self):
         for name in self.programs:
@@ -95,7 +98,7 @@ def shapes(tree, dtype=None):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), tree)
 
 
-def lowered_editor(config: Config, chips: int):
+def lowered_editor(chips: int, attention: str, frames: int):
     """The editor for a clip on every chip; parameters are on each of them."""
     mesh = mesh_of(chips)
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (BATCH_AXES,)))
@@ -104,7 +107,7 @@ def lowered_editor(config: Config, chips: int):
         weights.unet_shapes(SPEC.unet),
         tuple(weights.controlnet_shapes(size) for _, size in SPEC.controlnets),
     )
-    pixels = (chips, config.frames, SIZE, SIZE)
+    pixels = (chips, frames, SIZE, SIZE)
     shape = jax.ShapeDtypeStruct
     clip = Clip(
         shape((*pixels, 3), jnp.uint8),
@@ -118,7 +121,7 @@ def lowered_editor(config: Config, chips: int):
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     edit = jax.jit(
-        make_editor(replace(EDIT, attention=config.attention), SPEC),
+        make_editor(replace(EDIT, attention=attention), SPEC),
         in_shardings=(whole, split, Prompts(split, whole), split, whole),
         out_shardings=split,
     )
@@ -126,9 +129,8 @@ def lowered_editor(config: Config, chips: int):
     return edit.lower(shapes(params, jnp.bfloat16), clip, said, is_edited, key)
 
 
-def lowered_finetuning(config: Config, chips: int):
+def lowered_finetuning(chips: int):
     """A step of training of a new ControlNet, one frame on every chip."""
-    del config
     mesh = mesh_of(chips, min(chips, 8))
     contexts = jnp.zeros((2, TOKENS, SD15_UNET.cross_attention_dim))
     training = replace(SD15_TRAINING, num_regions=1 + OBJECTS)
@@ -159,36 +161,44 @@ def lowered_finetuning(config: Config, chips: int):
 PROGRAMS = {"editor": lowered_editor, "finetuning": lowered_finetuning}
 
 
+def measured(lowered, effort: float) -> dict[str, float]:
+    """The compiler's figures of a program: bytes of one chip, FLOP, and the time it took."""
+    began = time.monotonic()
+    compiled = lowered.compile({"exec_time_optimization_effort": effort})
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return {
+        "arguments_gb": memory.argument_size_in_bytes / 1e9,
+        "temporaries_gb": memory.temp_size_in_bytes / 1e9,
+        "peak_gb": (kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes) / 1e9,
+        "tflop": cost["flops"] / 1e12,
+        "seconds": time.monotonic() - began,
+    }
+
+
 def main(config: Config) -> None:
     console = Console(width=140)
     table = Table("program", "chips", "arguments [GB]", "temporaries [GB]", "peak [GB]", "of 16 GB",
                   "TFLOP", "compiled in [s]")  # fmt: skip
+    wanted = [
+        (name, chips, options)
+        for name in config.programs
+        for options in (
+            itertools.product(config.attention, config.frames) if name == "editor" else [()]
+        )
+        for chips in config.chips
+    ]
     found = []
-    for name in config.programs:
-        for chips in config.chips:
-            began = time.monotonic()
-            options = {"exec_time_optimization_effort": config.effort}
-            compiled = PROGRAMS[name](config, chips).compile(options)
-            seconds = time.monotonic() - began
-            memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-            kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
-            peak = kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-            row = {
-                "program": name,
-                "chips": chips,
-                "arguments_gb": memory.argument_size_in_bytes / 1e9,
-                "temporaries_gb": memory.temp_size_in_bytes / 1e9,
-                "peak_gb": peak / 1e9,
-                "tflop": cost["flops"] / 1e12,
-                "seconds": seconds,
-            }
-            found.append(row)
-            numbers = [f"{row[k]:.2f}" for k in ("arguments_gb", "temporaries_gb", "peak_gb")]
-            share = f"{peak / CHIP_BYTES:.0%}"
-            table.add_row(
-                name, str(chips), *numbers, share, f"{row['tflop']:.1f}", f"{seconds:.0f}"
-            )
-            console.print({k: v if isinstance(v, str) else round(v, 3) for k, v in row.items()})
+    for name, chips, options in wanted:
+        said = " ".join([name, *map(str, options)])
+        row = measured(PROGRAMS[name](chips, *options), config.effort)
+        found.append({"program": said, "chips": chips} | row)
+        numbers = [f"{row[k]:.2f}" for k in ("arguments_gb", "temporaries_gb", "peak_gb")]
+        share = f"{row['peak_gb'] * 1e9 / CHIP_BYTES:.0%}"
+        table.add_row(
+            said, str(chips), *numbers, share, f"{row['tflop']:.1f}", f"{row['seconds']:.0f}"
+        )
+        console.print(json.dumps(found[-1]))
     console.print(table)
     print(json.dumps(found))
 

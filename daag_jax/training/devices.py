@@ -149,3 +149,32 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree.map(put, tree)
+
+
+def spread(data: Any, mesh: Mesh) -> Any:
+    """Rows of a dataset spread over the devices of the mesh: leaves [N, ...] become [devices, N / devices, ...].
+
+    Rows that the number of devices does not divide are left out.
+
+    Raises:
+        ValueError: there are fewer rows than devices.
+    """
+    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def put(leaf: Any) -> jax.Array:
+        own = leaf.shape[0] // mesh.size
+        if own == 0:
+            raise ValueError(
+                f"a dataset of {leaf.shape[0]} rows has none for some of {mesh.size} devices; use more rows."
+            )
+        return jax.device_put(leaf[: own * mesh.size].reshape(-1, own, *leaf.shape[1:]), place)
+
+    return jax.tree.map(put, data)
+
+
+def draw_rows(data: Any, key: jax.Array, count: int) -> Any:
+    """``count`` rows of a dataset of :func:`spread`, as many from every device, which keeps them: no row travels."""
+    shards, rows = jax.tree.leaves(data)[0].shape[:2]
+    index = jax.random.randint(key, (shards, count // shards), 0, rows)
+    chosen = jax.tree.map(lambda x: jax.vmap(lambda own, i: own[i])(x, index), data)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chosen)

@@ -53,3 +53,21 @@ def test_keys_differ_by_stream_and_step_and_not_by_history(key):
     assert len(set(bits.values())) == len(bits)
     traced = jax.jit(lambda n: jax.random.bits(key_at(key, "data", n)))(7)
     assert int(traced) == bits["data", 7]
+
+
+def test_rows_are_drawn_where_they_lie():
+    mesh = devices.make_mesh(2, 2)
+    data = devices.spread({"x": np.arange(11), "y": np.arange(22).reshape(11, 2)}, mesh)
+    draw = jax.jit(lambda data, key: devices.draw_rows(data, key, 8))
+    lowered = draw.lower(data, jax.random.key(0)).compile()
+    assert "all-gather" not in lowered.as_text() and "all-reduce" not in lowered.as_text()
+    rows = lowered(data, jax.random.key(0))
+    assert rows["x"].shape == (8,) and rows["y"].shape == (8, 2)
+    np.testing.assert_array_equal(rows["y"][:, 0], 2 * rows["x"])  # rows stay together
+    own = np.repeat(np.arange(4), 2)
+    np.testing.assert_array_equal(np.asarray(rows["x"]) // 2, own)  # two rows of each of four
+
+
+def test_a_dataset_smaller_than_the_mesh_is_refused():
+    with pytest.raises(ValueError, match="dataset of 3 rows has none for some of 4 devices"):
+        devices.spread(np.arange(3), devices.make_mesh(4, 1))
