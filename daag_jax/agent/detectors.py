@@ -17,18 +17,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from daag_jax.agent.augmenter import Augment, Job, wanted_colors
+from daag_jax.agent.calibration import calibrate, detector_metrics, strictest
 from daag_jax.agent.hindsight import Request
 from daag_jax.agent.orchestrator import Orchestrator, RuleOrchestrator
 from daag_jax.agent.reward import (
     Detector,
     DetectorConfig,
     Labelled,
-    calibrate,
-    detector_metrics,
     finetune,
     make_detector,
     score_all,
-    strictest,
 )
 from daag_jax.envs.experts.stacking import expert
 from daag_jax.envs.palette import PALETTE_NAMES

@@ -4,9 +4,11 @@
     sub-goal g is seen  iff  p[b, g] > gamma_g
 
 gamma_g is the smallest threshold whose precision on frames of episodes is at least 0.95: a false positive poisons the
-buffer, a false negative only costs an episode.  Finetuning is ``algorithms.contrastive``
-on labelled and edited frames; all captions are columns of its truth table, so colour-permuted captions are its hard
-negatives.
+buffer, a false negative only costs an episode.  Finetuning is ``algorithms.clip_finetuning`` on labelled and edited
+frames; all captions are columns of its truth table, so colour-permuted captions are its hard negatives.
+
+CLIP is the shipped compact one, or OpenAI's from a folder in the layout of Hugging Face, with a bias added to its
+scores: ``sized(DetectorConfig(weights="clip-vit-base-patch32", part="lora"))``.
 
 Differs from the papers: sigmoid loss in place of InfoNCE, whose scores have no absolute meaning; views are averaged.
 """
@@ -15,22 +17,34 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from daag_jax.agent.orchestrator import read_caption
-from daag_jax.algorithms.contrastive import ContrastiveConfig, contrastive
-from daag_jax.algorithms.parts.trainable import averaged
+from daag_jax.algorithms.clip_finetuning import (
+    ClipFinetuningConfig,
+    clip_finetuning,
+    finetuned,
+    start,
+)
+from daag_jax.algorithms.contrastive import ContrastiveConfig
+from daag_jax.assets import asset
+from daag_jax.networks import folders
+from daag_jax.networks.clip import weights as clip_weights
 from daag_jax.networks.clip.config import COMPACT_CLIP, ClipConfig
 from daag_jax.networks.clip.model import make_clip
-from daag_jax.networks.clip.tokenizer import WordTokenizer
+from daag_jax.networks.clip.tokenizer import WordTokenizer, load_tokenizer
+from daag_jax.training.devices import born_sharded, mesh_for_batch
 from daag_jax.training.fit import FitConfig, Sampler, fit
 from daag_jax.types import Batch, Key, Params
+
+# of a CLIP without one: minus its scale of 100 times a cosine of 0.25; our choice
+HEAD_BIAS = -25.0
 
 
 class Detector(NamedTuple):
@@ -54,6 +68,10 @@ class DetectorConfig:
     """Finetuning and calibration; our choice, but for the precision (the predecessor prefers it to recall)."""
 
     clip: ClipConfig = COMPACT_CLIP
+    weights: Path | None = None  # of CLIP, with its tokenizer; None is the shipped one
+    part: Literal["full", "lora"] = "full"  # of CLIP that is finetuned
+    rank: int = 8  # of adapters
+    fsdp: int = 1  # devices that share the slices of CLIP and of the optimiser's state
     steps: int = 200
     batch: int = 32
     learning_rate: float = 3e-4
@@ -72,6 +90,58 @@ class DetectorConfig:
             raise ValueError(f"prevalence={self.prevalence} is not in (0, 1); try 0.01.")
 
 
+def sized(config: DetectorConfig) -> DetectorConfig:
+    """The configuration with the sizes of the CLIP that its ``weights`` hold, and a bias of the scores.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+        ValueError: they are of another network.
+    """
+    if config.weights is None:
+        return config
+    clip = component_of(config.weights).config
+    if clip.logit_bias_init_value is None:
+        clip = replace(clip, logit_bias_init_value=HEAD_BIAS)
+    return replace(config, clip=clip)
+
+
+def component_of(folder: Path) -> folders.Component:
+    """The CLIP of a folder."""
+    (part, *_) = folders.components(folder)
+    if not isinstance(part.config, ClipConfig):
+        raise ValueError(
+            f"{folder} holds a {type(part.config).__name__.removesuffix('Config')}, not a CLIP with both towers; name "
+            "the folder of one."
+        )
+    return part
+
+
+def load_clip(config: DetectorConfig) -> Params:
+    """CLIP's parameters before finetuning; one without a bias of its scores gets ``HEAD_BIAS``.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+        ValueError: they are damaged, or of other sizes than ``config.clip``; :func:`sized` gives theirs.
+    """
+    if config.weights is None:
+        return clip_weights.load(asset("clip.safetensors"), config.clip)
+    if sized(config) != config:
+        raise ValueError(
+            f"clip is not of the sizes of {config.weights}; use sized(config), which reads them."
+        )
+    params = folders.load(component_of(config.weights))
+    return {"params": {"logit_bias": jnp.float32(HEAD_BIAS), **params["params"]}}
+
+
+def tokens_of(config: DetectorConfig, captions: Sequence[str]) -> Int[Array, "M L"]:
+    """Captions as integers, by the closed vocabulary or by the tokenizer of the weights."""
+    length = config.clip.text_config.max_position_embeddings
+    tokenize = (
+        WordTokenizer(length) if config.weights is None else load_tokenizer(config.weights, length)
+    )
+    return jnp.asarray(tokenize(captions))
+
+
 def make_scorer(config: DetectorConfig) -> Callable[[Detector, Array], Array]:
     """``scores(detector, images [B, V, H, W, 3]) -> [B, M]`` in (0, 1); pure, to be jitted."""
     clip = make_clip(config.clip)
@@ -88,8 +158,8 @@ def make_scorer(config: DetectorConfig) -> Callable[[Detector, Array], Array]:
 def score_all(scores, detector: Detector, images: np.ndarray, batch: int = 64) -> np.ndarray:
     """Scores of any number of frames, a fixed number at a time."""
     out = []
-    for start in range(0, images.shape[0], batch):
-        part = images[np.minimum(np.arange(start, start + batch), images.shape[0] - 1)]
+    for first in range(0, images.shape[0], batch):
+        part = images[np.minimum(np.arange(first, first + batch), images.shape[0] - 1)]
         out.append(np.asarray(scores(detector, jnp.asarray(part))))
     return np.concatenate(out)[: images.shape[0]]
 
@@ -97,8 +167,7 @@ def score_all(scores, detector: Detector, images: np.ndarray, batch: int = 64) -
 def make_detector(params: Params, captions: Sequence[str], config: DetectorConfig) -> Detector:
     """A detector of some captions, not calibrated yet."""
     clip = make_clip(config.clip)
-    tokens = WordTokenizer(config.clip.text_config.max_position_embeddings)(captions)
-    texts = jax.jit(clip.encode_text)(params, jnp.asarray(tokens))
+    texts = jax.jit(clip.encode_text)(params, tokens_of(config, captions))
     return Detector(params, texts, jnp.full((len(captions),), config.default_threshold))
 
 
@@ -125,19 +194,19 @@ def finetune(
     """
     if data.images.shape[0] == 0:
         raise ValueError("data holds no frames; collect or edit some before finetuning.")
-    algorithm = contrastive(
-        ContrastiveConfig(
-            clip=config.clip,
-            learning_rate=config.learning_rate,
-            warmup_steps=max(1, config.steps // 10),
-            total_steps=config.steps,
-            positive_weight=config.positive_weight,
-            ema_decay=0.95,
-        ),
-        captions,
+    training = ContrastiveConfig(
+        clip=config.clip,
+        learning_rate=config.learning_rate,
+        warmup_steps=max(1, config.steps // 10),
+        total_steps=config.steps,
+        positive_weight=config.positive_weight,
+        ema_decay=0.95,
     )
-    blank = algorithm.init(jax.random.key(seed))
-    state = blank._replace(params=params, ema=params)
+    own = ClipFinetuningConfig(training, config.part, config.rank)
+    algorithm = clip_finetuning(own, tokens_of(config, captions))
+    mesh = mesh_for_batch(config.batch, config.fsdp)
+    begin = lambda key, params: start(own, algorithm.init(key), params)
+    state = born_sharded(begin, mesh, jax.random.key(seed), params)
     frames, views = data.images.shape[:2]
     room = lambda x: np.pad(x, [(0, max(0, capacity - frames))] + [(0, 0)] * (x.ndim - 1))
     table = Labelled(*(jnp.asarray(room(x)) for x in data))
@@ -157,147 +226,5 @@ def finetune(
         return Batch(empty, empty, 0 * ones, ones > 0, extras)
 
     quiet = FitConfig(config.steps, seed, log_every=config.steps, progress=False, tensorboard=False)
-    return averaged(
-        fit(algorithm, Sampler((table, jnp.int32(frames)), draw), quiet, state=state).state
-    )
-
-
-def calibrate(
-    scores: Float[np.ndarray, "N M"], truth: Bool[np.ndarray, "N M"], config: DetectorConfig
-) -> Float[np.ndarray, "M"]:
-    """Thresholds of at least ``config.precision`` where sub-goals are as rare as ``config.prevalence``.
-
-    A caption with too few positives takes the strictest threshold of the others; one without any such threshold takes 1
-    and is never seen.
-    """
-    thresholds = np.full(scores.shape[1], np.nan, np.float32)
-    for column in np.flatnonzero(truth.sum(axis=0) >= config.min_positives):
-        shown = scores[:, column], truth[:, column]
-        own = threshold_for(*shown, config.precision, config.prevalence)
-        thresholds[column] = 1.0 if own is None else own
-    return np.where(np.isnan(thresholds), strictest(thresholds, config), thresholds)
-
-
-def strictest(thresholds: Float[np.ndarray, "M"], config: DetectorConfig) -> float:
-    """The highest threshold of captions that are ever seen; the default where there is none."""
-    usable = thresholds[thresholds < 1.0]
-    return float(usable.max()) if usable.size else config.default_threshold
-
-
-def ranked(
-    scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct scores, best first; how many frames score at least as much, and how many of them are true."""
-    order = np.argsort(-scores, kind="stable")
-    falling = scores[order]
-    ends = np.flatnonzero(
-        np.append(falling[1:] < falling[:-1], True)
-    )  # equal scores stand together
-    return falling[ends], ends + 1, np.cumsum(truth[order])[ends]
-
-
-def threshold_for(
-    scores: Float[np.ndarray, "N"],
-    truth: Bool[np.ndarray, "N"],
-    precision: float,
-    prevalence: float | None = None,
-) -> float | None:
-    """The smallest threshold whose positives are right often enough; None where there is none.
-
-    Args:
-        prevalence: the share of positives for which precision is asked; None takes that of ``truth``.
-    """
-    levels, found, hits = ranked(scores, truth)
-    gains = np.diff(hits, prepend=0) > 0
-    wrong = (found - hits).astype(float)
-    if prevalence is not None:  # as many negatives per positive as where it is used
-        wrong *= (1.0 / prevalence - 1.0) * truth.sum() / max((~truth).sum(), 1)
-    good = np.flatnonzero((hits >= precision * (hits + wrong)) & gains)
-    if good.size == 0:
-        return None
-    last = good[-1]
-    below = levels[last + 1] if last + 1 < levels.size else levels[last] - 1e-3
-    return float(0.5 * (levels[last] + below))
-
-
-def average_precision(scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]) -> float:
-    """Area under the precision-recall curve as a sum over positives; NaN where there are none."""
-    if not truth.any():
-        return float("nan")
-    _, found, hits = ranked(scores, truth)
-    return float(np.sum(hits / found * np.diff(hits, prepend=0)) / hits[-1])
-
-
-def roc_auc(scores: Float[np.ndarray, "N"], truth: Bool[np.ndarray, "N"]) -> float:
-    """Share of (true, false) pairs of frames in which the true one scores more, a tie counting half."""
-    _, found, hits = ranked(scores, truth)
-    positives, negatives = hits[-1], found[-1] - hits[-1]
-    if positives == 0 or negatives == 0:
-        return float("nan")
-    misses = found - hits
-    above = np.diff(misses, prepend=0) * (hits - 0.5 * np.diff(hits, prepend=0))
-    return float(above.sum() / (positives * negatives))
-
-
-def hard_negative_accuracy(
-    scores: Float[np.ndarray, "N M"], truth: Bool[np.ndarray, "N M"], captions: Sequence[str]
-) -> float:
-    """Share of pairs (true caption, false one of the same relation in other colours) that are told apart."""
-    relation = np.array([getattr(read_caption(g), "relation", g) for g in captions])
-    is_alike = relation[:, None] == relation[None, :]
-    right = pairs = 0
-    for seen, is_true in zip(scores, truth, strict=True):
-        mine = is_alike & is_true[:, None] & ~is_true[None, :]
-        right += (mine & (seen[:, None] > seen[None, :])).sum()
-        pairs += mine.sum()
-    return float(right / pairs) if pairs else float("nan")
-
-
-def detector_metrics(
-    scores: Float[np.ndarray, "N M"],
-    truth: Bool[np.ndarray, "N M"],
-    thresholds: Float[np.ndarray, "M"],
-) -> dict[str, float]:
-    """Metrics of specs section 6.2.
-
-    Rankings (average precision, ROC, recall at a precision) are means over the captions that have positives, NaN where
-    none has; decisions and calibration are counted over all pairs of frame and caption.
-    """
-    columns = np.flatnonzero(truth.any(axis=0))
-    found = scores > thresholds[None]
-    right = (found & truth).sum()
-    precision, recall = right / max(found.sum(), 1), right / max(truth.sum(), 1)
-
-    def macro(metric: Callable[[np.ndarray, np.ndarray], float]) -> float:
-        values = [metric(scores[:, c], truth[:, c]) for c in columns]
-        return float(np.mean(values)) if values else float("nan")
-
-    return {
-        "average_precision": macro(average_precision),
-        "roc_auc": macro(roc_auc),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(2 * precision * recall / max(precision + recall, 1e-12)),
-        "false_positive_rate": float((found & ~truth).sum() / max((~truth).sum(), 1)),
-        "recall_at_precision_0.95": macro(lambda s, t: recall_at(s, t, 0.95)),
-        "brier": float(np.mean((scores - truth) ** 2)),
-        "calibration_error": calibration_error(scores.ravel(), truth.ravel()),
-        "prevalence": float(truth[:, columns].mean()) if columns.size else 0.0,
-    }
-
-
-def recall_at(scores: np.ndarray, truth: np.ndarray, precision: float) -> float:
-    """Recall at the smallest threshold of a given precision."""
-    threshold = threshold_for(scores, truth, precision)
-    return 0.0 if threshold is None else float((scores[truth] > threshold).mean())
-
-
-def calibration_error(scores: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error: sum over bins of n_b / n |accuracy - confidence|."""
-    index = np.minimum((scores * bins).astype(int), bins - 1)
-    gaps = [
-        (index == b).mean() * abs(truth[index == b].mean() - scores[index == b].mean())
-        for b in range(bins)
-        if (index == b).any()
-    ]
-    return float(np.sum(gaps))
+    source = Sampler((table, jnp.int32(frames)), draw)
+    return finetuned(own, fit(algorithm, source, quiet, state=state, mesh=mesh).state)

@@ -22,8 +22,17 @@ from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.llm import EndpointConfig, LanguageModelOrchestrator, ReplayOrchestrator
 from daag_jax.agent.memory import World
 from daag_jax.agent.orchestrator import NoisyOrchestrator, Orchestrator, RuleOrchestrator
-from daag_jax.agent.reward import Detector, DetectorConfig, Labelled, make_detector, make_scorer
-from daag_jax.assets import asset, shipped_checksum
+from daag_jax.agent.reward import (
+    Detector,
+    DetectorConfig,
+    Labelled,
+    load_clip,
+    make_detector,
+    make_scorer,
+    sized,
+    tokens_of,
+)
+from daag_jax.assets import shipped_checksum
 from daag_jax.editing.compact import COMPACT_EDIT, load_compact_editor
 from daag_jax.editing.editor import EditorConfig
 from daag_jax.envs.tasks.rgb_stacking import (
@@ -33,10 +42,7 @@ from daag_jax.envs.tasks.rgb_stacking import (
     task_sentences,
 )
 from daag_jax.names import check_name
-from daag_jax.networks.clip import weights as clip_weights
-from daag_jax.networks.clip.config import ClipConfig
 from daag_jax.networks.clip.model import make_clip
-from daag_jax.networks.clip.tokenizer import WordTokenizer
 from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.keys import key_at
 
@@ -127,6 +133,7 @@ def identity_of(config: OrchestratorConfig, seed: int) -> tuple:
 
 def make_world(config: SetupConfig) -> World:
     """The stacking world with the shipped editor and a detector's scorer."""
+    config = replace(config, detector=sized(config.detector))
     env = RgbStacking(RgbStackingConfig(cameras=config.cameras, task=config.tasks[0]))
     editor = load_compact_editor() if config.means == "diffusion" else None
     return World(
@@ -137,18 +144,15 @@ def make_world(config: SetupConfig) -> World:
         make_orchestrator(config.orchestrator, config.seed),
         repr((config.cameras, identity_of(config.orchestrator, config.seed), config.instructed)),
         repr((config.means, config.editor)),
-        make_instruct(config.detector.clip) if config.instructed else None,
+        make_instruct(config.detector) if config.instructed else None,
     )
 
 
-def make_instruct(config: ClipConfig) -> Callable[[str], np.ndarray]:
-    """``task -> embedding [D]`` by the text tower of the shipped CLIP; each task is read once."""
-    encode = jax.jit(make_clip(config).encode_text)
-    params = clip_weights.load(asset("clip.safetensors"), config)
-    tokenizer = WordTokenizer(config.text_config.max_position_embeddings)
-    return functools.cache(
-        lambda task: np.asarray(encode(params, jnp.asarray(tokenizer([task]))))[0]
-    )
+def make_instruct(config: DetectorConfig) -> Callable[[str], np.ndarray]:
+    """``task -> embedding [D]`` by the text tower of CLIP before finetuning; each task is read once."""
+    encode = jax.jit(make_clip(config.clip).encode_text)
+    params = load_clip(config)
+    return functools.cache(lambda task: np.asarray(encode(params, tokens_of(config, [task])))[0])
 
 
 def novel_captions(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -177,6 +181,7 @@ class Frames(NamedTuple):
 
 def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
     """The world, the shipped models, and detectors with and without edits of the novel task."""
+    config = replace(config, detector=sized(config.detector))
     novel = novel_captions(config.tasks)
     world = make_world(config)
     env, scores = world.env, world.scores
@@ -188,7 +193,7 @@ def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
         "edits": [frames.real, frames.edited],
         "oracle": [frames.real, frames.exact],
     }
-    clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)
+    clip_params = load_clip(config.detector)
     capacity = config.labelled + len(frames.edited.images)  # one shape, one program
     common = (frames.validation, known, scores, config.detector, config.seed, capacity)
     found = {
@@ -246,6 +251,7 @@ def prepare(
     Raises:
         ValueError: the directory holds a setup of another configuration or of other shipped weights.
     """
+    config = replace(config, detector=sized(config.detector))
     store = Checkpoints(Path(directory) / "setup", keep=1)
     # neither the agent's own edits, its orchestrator nor its policy have a part in the detectors
     same = replace(config, means="diffusion", orchestrator=OrchestratorConfig(), instructed=False)
@@ -268,7 +274,7 @@ def prepare(
             )
     say(f"detectors: those of {store.directory}")
     world = make_world(config)
-    clip_params = clip_weights.load(asset("clip.safetensors"), config.detector.clip)
+    clip_params = load_clip(config.detector)
     blank = make_detector(clip_params, world.env.captions, config.detector)
     pictures = {name: found.state[f"pictures/{name}"] for name in PICTURES}
     like = {"detectors": dict.fromkeys(config.detectors, blank), "pictures": pictures}

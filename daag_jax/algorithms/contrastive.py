@@ -10,12 +10,13 @@ Differs from the papers: the captions of a batch are a closed set with a truth t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 
 from daag_jax.algorithms.parts.trainable import (
     Trainable,
@@ -26,7 +27,7 @@ from daag_jax.algorithms.parts.trainable import (
 from daag_jax.networks.clip.config import COMPACT_CLIP, ClipConfig
 from daag_jax.networks.clip.model import make_clip, sigmoid_loss
 from daag_jax.networks.clip.tokenizer import WordTokenizer
-from daag_jax.types import Algorithm, Batch, Key, Metrics, Window
+from daag_jax.types import Algorithm, Batch, Key, Metrics, Params, Window
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,42 @@ class ContrastiveConfig:
     ema_decay: float = 0.995
 
 
+FIELDS = ("image", "truth", "known")
+
+
 def contrastive(config: ContrastiveConfig, captions: Sequence[str]) -> Algorithm:
     """Trains CLIP on ``extras["image"]`` uint8 [B, H, W, 3], ``["truth"]`` bool [B, M] and ``["known"]`` bool [B,
     M]."""
-    clip = make_clip(config.clip)
+    clip, optimizer = make_clip(config.clip), optimizer_of(config)
     tokenizer = WordTokenizer(config.clip.text_config.max_position_embeddings)
-    tokens = jnp.asarray(tokenizer(captions))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, config.total_steps
-    )
-    optimizer = make_optimizer(schedule, config.max_grad_norm, config.weight_decay)
+    loss_fn = truth_table_loss(config, jnp.asarray(tokenizer(captions)))
 
     def init(key: Key) -> Trainable:
         return create(clip.init(key), optimizer, ema=True)
 
-    def loss_fn(params, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:
+        del key
+        gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch)
+        return apply_gradients(state, gradients, optimizer, config.ema_decay), metrics
+
+    return Algorithm(Window(fields=FIELDS), init, update)
+
+
+def optimizer_of(config: ContrastiveConfig) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine decay."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.total_steps
+    )
+    return make_optimizer(schedule, config.max_grad_norm, config.weight_decay)
+
+
+def truth_table_loss(
+    config: ContrastiveConfig, tokens: Int[Array, "M L"]
+) -> Callable[[Params, Batch], tuple[Array, Metrics]]:
+    """The loss of a batch against all captions, with the precision and recall of its decisions at 1/2."""
+    clip = make_clip(config.clip)
+
+    def loss_fn(params: Params, batch: Batch) -> tuple[Array, Metrics]:
         truth, known = batch.extras["truth"], batch.extras["known"]
         images = clip.encode_image(params, batch.extras["image"])
         logits = clip.logits(params, images, clip.encode_text(params, tokens))
@@ -68,9 +90,4 @@ def contrastive(config: ContrastiveConfig, captions: Sequence[str]) -> Algorithm
         precision = jnp.sum(is_right & truth) / jnp.maximum(found, 1)
         return loss, {"loss/sigmoid": loss, "recall": recall, "precision": precision}
 
-    def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:
-        del key
-        gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch)
-        return apply_gradients(state, gradients, optimizer, config.ema_decay), metrics
-
-    return Algorithm(Window(fields=("image", "truth", "known")), init, update)
+    return loss_fn

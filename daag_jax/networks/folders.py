@@ -258,12 +258,21 @@ def load(
 
 
 def save(folder: str | Path, config: Config, params: Params, dtype: Any = None) -> None:
-    """Writes a diffusion network's folder, config.json and weights, as diffusers and :func:`load` read it.
+    """Writes a network's folder, config.json and weights, as Hugging Face's libraries and :func:`load` read it.
+
+    Args:
+        dtype: of the tensors of a diffusion network; those of a CLIP keep theirs.
 
     Raises:
         ValueError: the parameters hold NaN, or overflow ``dtype``.
     """
     folder = Path(folder)
+    if isinstance(config, ClipTextConfig | ClipConfig):
+        clip_weights.save(params, folder / clip_weights.FILES[0], config)
+        name = next(name for name, kind in CLASSES.items() if kind is type(config))
+        card = {"architectures": [name]} | dataclasses.asdict(config)
+        (folder / "config.json").write_text(json.dumps(card, indent=2))
+        return
     diffusion_weights.save(params, folder / diffusion_weights.FOLDER_NAMES[0], dtype)
     name = next(name for name, kind in CLASSES.items() if kind is type(config))
     card = {"_class_name": name} | dataclasses.asdict(config)

@@ -1,34 +1,44 @@
 """The detector's operating points, its metrics, and what an exchange of colours does to truths."""
 
+import re
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from daag_jax.agent.detectors import permuted_truth
-from daag_jax.agent.orchestrator import grasping, on_top
-from daag_jax.agent.reward import (
-    DetectorConfig,
-    Labelled,
+from daag_jax.agent.calibration import (
     average_precision,
     calibrate,
     calibration_error,
     detector_metrics,
-    finetune,
     hard_negative_accuracy,
-    make_detector,
-    make_scorer,
     roc_auc,
     threshold_for,
 )
+from daag_jax.agent.detectors import permuted_truth
+from daag_jax.agent.orchestrator import grasping, on_top
+from daag_jax.agent.reward import (
+    HEAD_BIAS,
+    DetectorConfig,
+    Labelled,
+    finetune,
+    load_clip,
+    make_detector,
+    make_scorer,
+    sized,
+)
 from daag_jax.envs.palette import PALETTE_NAMES, rgb_of
 from daag_jax.envs.tasks.rgb_stacking_scenes import captions
+from daag_jax.networks import folders
 from daag_jax.networks.clip.config import COMPACT_CLIP, ClipVisionConfig
 from daag_jax.networks.clip.model import make_clip
+from daag_jax.networks.clip.tokenizer import VOCABULARY
 
 SMALL = replace(
     COMPACT_CLIP,
@@ -181,6 +191,74 @@ def test_finetuning_teaches_what_is_labelled_and_repeats(params):
         for p in (params, tuned)
     )
     assert after["average_precision"] > 0.95 > before["average_precision"]
+
+
+def test_adapters_learn_and_leave_the_other_parameters(params):
+    data, names = colored_frames(128, 0)
+    tuned = finetune(params, names, data, replace(CONFIG, part="lora", rank=2), seed=3)
+    changed = {
+        "/".join(path)
+        for path, leaf in flatten_dict(tuned["params"]).items()
+        if not np.array_equal(leaf, flatten_dict(params["params"])[path])
+    }
+    assert {"logit_scale", "logit_bias"} < changed
+    rest = changed - {"logit_scale", "logit_bias"}
+    assert rest and all(re.search("self_attn/(q|k|v|out)_proj/kernel", name) for name in rest)
+    scores = jax.jit(make_scorer(CONFIG))
+    losses = [
+        binary_entropy(scores(make_detector(p, names, CONFIG), jnp.asarray(data.images)), data)
+        for p in (params, tuned)
+    ]
+    assert losses[1] < 0.8 * losses[0]
+
+
+def binary_entropy(scores, data) -> float:
+    """Cross-entropy of the labels."""
+    return float(-np.log(np.where(data.truth, scores, 1 - np.asarray(scores))).mean())
+
+
+def test_slices_of_the_optimiser_change_nothing_but_the_order_of_sums(params):
+    data, names = colored_frames(32, 0)
+    short = replace(CONFIG, steps=3)
+    whole = finetune(params, names, data, short)
+    sliced = finetune(params, names, data, replace(short, fsdp=2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole, sliced)
+
+
+@pytest.fixture(scope="module")
+def openai_folder(params, tmp_path_factory):
+    """A small CLIP without a bias in the layout of Hugging Face, with a tokenizer of a few words."""
+    folder = tmp_path_factory.mktemp("clip")
+    config = replace(SMALL, logit_bias_init_value=None)
+    inner = {name: leaf for name, leaf in params["params"].items() if name != "logit_bias"}
+    folders.save(folder, config, {"params": inner})
+    words = ("<unk>", "<|startoftext|>", "<|endoftext|>", *VOCABULARY)
+    table = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    tokenizer = Tokenizer(table)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_a_clip_from_a_folder_gets_a_bias_and_its_own_tokenizer(openai_folder, params):
+    config = sized(replace(CONFIG, weights=openai_folder, steps=2))
+    assert config.clip.logit_bias_init_value == HEAD_BIAS and sized(config) == config
+    loaded = load_clip(config)
+    assert float(loaded["params"]["logit_bias"]) == HEAD_BIAS
+    np.testing.assert_array_equal(
+        loaded["params"]["text_projection"]["kernel"], params["params"]["text_projection"]["kernel"]
+    )
+    data, names = colored_frames(32, 0)
+    tuned = finetune(loaded, names, data, config)
+    assert make_detector(tuned, names, config).texts.shape == (4, SMALL.projection_dim)
+    with pytest.raises(ValueError, match=r"clip is not of the sizes of .*; use sized"):
+        load_clip(replace(CONFIG, weights=openai_folder))
+
+
+def test_weights_of_another_network_are_refused(tmp_path, params):
+    folders.save(tmp_path, SMALL.text_config, {"params": params["params"]["text_model"]})
+    with pytest.raises(ValueError, match="holds a ClipText, not a CLIP with both towers"):
+        sized(replace(CONFIG, weights=tmp_path))
 
 
 def test_a_score_is_the_sigmoid_of_the_mean_logit_of_the_views(params):
