@@ -34,14 +34,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from daag_jax.editing.editor import (
-    Clip,
-    EditorConfig,
-    EditorParams,
-    EditorSpec,
-    Prompts,
-    make_editor,
-)
+from daag_jax.editing.editor import make_editor
+from daag_jax.editing.editor_config import Clip, EditorConfig, EditorParams, EditorSpec, Prompts
 from daag_jax.names import check_name
 from daag_jax.networks import folders
 from daag_jax.networks.stable_diffusion import weights

@@ -38,14 +38,8 @@ from daag_jax.algorithms.denoiser_finetuning import (
     DenoiserFinetuningConfig,
     denoiser_finetuning,
 )
-from daag_jax.editing.editor import (
-    Clip,
-    EditorConfig,
-    EditorParams,
-    EditorSpec,
-    Prompts,
-    make_editor,
-)
+from daag_jax.editing.editor import make_editor
+from daag_jax.editing.editor_config import Clip, EditorConfig, EditorParams, EditorSpec, Prompts
 from daag_jax.names import check_name
 from daag_jax.networks.stable_diffusion import weights
 from daag_jax.networks.stable_diffusion.config import SD15_CONTROLNET, SD15_UNET, SD15_VAE
@@ -112,8 +106,8 @@ def lowered_editor(chips: int, attention: str, frames: int):
     clip = Clip(
         shape((*pixels, 3), jnp.uint8),
         shape(pixels, jnp.float32),
-        shape((*pixels, 3), jnp.float32),
-        shape(pixels, jnp.int32),
+        shape((*pixels, 3), jnp.float16),
+        shape(pixels, jnp.int8),
     )
     width = SPEC.unet.cross_attention_dim
     said = Prompts(

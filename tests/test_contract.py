@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from daag_jax.algorithms import ALGORITHMS, config_class, make
+from daag_jax.algorithms.contrastive import ContrastiveConfig
 from daag_jax.algorithms.latent_diffusion import LatentDiffusionConfig
 from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from daag_jax.networks.clip.tokenizer import EOS
@@ -74,6 +75,14 @@ def denoising(random: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
+def captioned(random: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        "image": frames(random),
+        "truth": random.random((BATCH, 2)) < 0.5,
+        "known": np.ones((BATCH, 2), bool),
+    }
+
+
 CASES: dict[str, Case] = {
     "bc": Case(
         {"hidden_dims": (8,), "history": 2, "execute": 2, "ema_decay": 0.9},
@@ -102,14 +111,11 @@ CASES: dict[str, Case] = {
             "segmentation": random.integers(0, 5, (BATCH, SIDE, SIDE)).astype(np.int32),
         },
     ),
-    "contrastive": Case(
-        {"clip": CLIP},
-        (("the red cube", "the blue cube"),),
-        lambda random: {
-            "image": frames(random),
-            "truth": random.random((BATCH, 2)) < 0.5,
-            "known": np.ones((BATCH, 2), bool),
-        },
+    "contrastive": Case({"clip": CLIP}, (("the red cube", "the blue cube"),), captioned),
+    "clip_finetuning": Case(
+        {"training": ContrastiveConfig(clip=CLIP), "part": "lora", "rank": 2},
+        (np.array([[2, 3, 1], [2, 4, 1]], np.int32),),
+        captioned,
     ),
     "latent_diffusion": Case(DENOISER, PROMPTS, denoising),
     "denoiser_finetuning": Case(

@@ -15,7 +15,7 @@ from daag_jax.agent.augmenter import Job, make_augmenter
 from daag_jax.agent.reward import DetectorConfig, make_detector, make_scorer
 from daag_jax.assets import asset
 from daag_jax.editing.compact import load_compact_editor
-from daag_jax.editing.editor import EditorConfig
+from daag_jax.editing.editor_config import EditorConfig
 from daag_jax.envs.palette import PALETTE_NAMES, color_indices
 from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
 from daag_jax.envs.tasks.rgb_stacking_scenes import random_scene

@@ -22,7 +22,8 @@ from jaxtyping import Array, Float, Int, UInt8
 from daag_jax.agent.hindsight import Request
 from daag_jax.editing.colors import name_pixels
 from daag_jax.editing.compact import CompactEditor, color_prompts
-from daag_jax.editing.editor import Clip, EditorConfig, make_editor
+from daag_jax.editing.editor import make_editor
+from daag_jax.editing.editor_config import Clip, EditorConfig
 from daag_jax.editing.masks import (
     apply_mapping,
     instance_colors,

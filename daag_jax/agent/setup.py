@@ -34,7 +34,7 @@ from daag_jax.agent.reward import (
 )
 from daag_jax.assets import shipped_checksum
 from daag_jax.editing.compact import COMPACT_EDIT, load_compact_editor
-from daag_jax.editing.editor import EditorConfig
+from daag_jax.editing.editor_config import EditorConfig
 from daag_jax.envs.tasks.rgb_stacking import (
     RgbStacking,
     RgbStackingConfig,

@@ -28,6 +28,7 @@ ALGORITHMS: dict[str, Entry] = {
         Entry("self_imitation", "SelfImitationConfig", ("spec",)),
         Entry("autoencoder", "AutoencoderConfig", ()),
         Entry("contrastive", "ContrastiveConfig", ("captions",)),
+        Entry("clip_finetuning", "ClipFinetuningConfig", ("tokens",)),
         Entry("latent_diffusion", "LatentDiffusionConfig", ("contexts", "no_prompt")),
         Entry("denoiser_finetuning", "DenoiserFinetuningConfig", ("contexts", "no_prompt")),
     )

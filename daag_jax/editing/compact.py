@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from daag_jax.assets import asset
-from daag_jax.editing.editor import EditorConfig, EditorParams, Prompts
+from daag_jax.editing.editor_config import EditorConfig, EditorParams, Prompts
 from daag_jax.editing.prompts import BACKGROUND, NO_PROMPT, object_prompt
 from daag_jax.envs.palette import PALETTE_NAMES
 from daag_jax.networks.clip import weights as clip_weights

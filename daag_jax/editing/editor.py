@@ -20,158 +20,37 @@ Differs from the paper, which does not give these: steps, guidance, strength, ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from daag_jax.diffusion.guidance import classifier_free_fused
 from daag_jax.diffusion.process import GaussianProcess
 from daag_jax.diffusion.projections import replace_known
-from daag_jax.diffusion.samplers import METHODS, sample, start
-from daag_jax.diffusion.schedules import SPACINGS, scaled_linear, spaced_times, step_of
-from daag_jax.editing.controls import ControlConfig
+from daag_jax.diffusion.samplers import sample, start
+from daag_jax.diffusion.schedules import scaled_linear, spaced_times, step_of
+from daag_jax.editing.crops import boxes_around, crop, paste
+from daag_jax.editing.editor_config import (
+    Clip,
+    EditorConfig,
+    EditorParams,
+    EditorSpec,
+    Prompts,
+)
 from daag_jax.editing.hold import hold_colors
 from daag_jax.editing.masks import dilate, edit_mask, latent_mask, region_weights
-from daag_jax.editing.noise import NOISES, frame_noise
+from daag_jax.editing.noise import frame_noise
 from daag_jax.editing.steering import (
-    check_conditions,
     condition,
     control_weights,
     make_steering,
 )
-from daag_jax.networks.stable_diffusion.attention import MODES
-from daag_jax.networks.stable_diffusion.config import (
-    COMPACT_CONTROLNET,
-    COMPACT_UNET,
-    COMPACT_VAE,
-    ControlNetConfig,
-    UNetConfig,
-    VaeConfig,
-)
 from daag_jax.networks.stable_diffusion.controlnet import ControlNet
 from daag_jax.networks.stable_diffusion.unet import UNet
 from daag_jax.networks.stable_diffusion.vae import Vae
-from daag_jax.types import Key, Params
-
-DTYPES = ("float32", "bfloat16")
-DETERMINISTIC = tuple(
-    method for method in METHODS if method != "ddpm"
-)  # the only randomness is the first noise
-
-
-class Clip(NamedTuple):
-    """N clips of T frames as a simulator (or estimators) give them."""
-
-    rgb: UInt8[Array, "N T H W 3"]
-    depth: Float[Array, "N T H W"]
-    normals: Float[Array, "N T H W 3"]
-    segmentation: Int[
-        Array, "N T H W"
-    ]  # 0 background, 1 .. J objects, above J what must not change
-
-
-class Prompts(NamedTuple):
-    """Text for N clips: states of the text encoder for the background, then for each object; and of no text."""
-
-    contexts: Float[Array, "N P L E"]
-    no_prompt: Float[Array, "L E"]
-
-
-class EditorParams(NamedTuple):
-    """Parameters of the networks (without Flax's outer "params")."""
-
-    vae: Params
-    unet: Params
-    controlnets: tuple[Params, ...]  # in the order of the spec
-
-
-@dataclass(frozen=True)
-class EditorSpec:
-    """Sizes of the networks and what the UNet predicts."""
-
-    vae: VaeConfig = COMPACT_VAE
-    unet: UNetConfig = COMPACT_UNET
-    controlnets: tuple[tuple[str, ControlNetConfig], ...] = (("stack", COMPACT_CONTROLNET),)
-    parameterisation: str = "v"  # Stable Diffusion 1.5: "noise"
-    num_objects: int = 3
-
-    def __post_init__(self):
-        kinds = [kind for kind, _ in self.controlnets]
-        check_conditions(kinds, [config.conditioning_channels for _, config in self.controlnets])
-
-
-@dataclass(frozen=True)
-class EditorConfig:
-    """How to edit; none of these numbers is given by the paper, all are our choice."""
-
-    steps: int = 10
-    method: str = "ddim"
-    spacing: str = "trailing"  # of the steps in time; diffusers: leading for ddim, linspace for dpm
-    guidance: float = 1.0  # classifier-free; 1 needs no second call of the UNet
-    control: float | tuple[float, ...] = 1.0  # weights of the ControlNets; 0 switches geometry off
-    control_span: tuple[float, float] = (0.0, 1.0)  # shares of the steps between which it steers
-    guess: bool = False  # guess mode of ControlNet
-    attention: str = "first"  # across frames: off, first, previous_first, all
-    noise: str = "shared"  # or independent, object
-    strength: float = 1.0  # time at which the edit starts (SDEdit); 1 paints from pure noise
-    dilation: int = 1  # [px] of the mask in which latents are painted
-    is_masked: bool = True  # False paints the whole frame (and pastes nothing back)
-    hold: float | None = (
-        None  # colours of objects over a clip (``hold.py``): 0 their means, 1 every pixel
-    )
-    chunk: int = 16  # frames at a time; memory does not grow beyond
-    controls: ControlConfig = ControlConfig()
-    dtype: str = (
-        "float32"  # of the networks' arithmetic, or bfloat16; noise and samples stay float32
-    )
-
-    def __post_init__(self):
-        for field, value, known in (
-            ("method", self.method, DETERMINISTIC),
-            ("spacing", self.spacing, SPACINGS),
-            ("attention", self.attention, MODES),
-            ("noise", self.noise, NOISES),
-            ("dtype", self.dtype, DTYPES),
-        ):
-            if value not in known:
-                raise ValueError(f"{field} {value!r} is unknown; use one of {known}.")
-        if self.steps < 1 or self.chunk < 2:
-            raise ValueError(f"steps={self.steps} and chunk={self.chunk} must be at least 1 and 2.")
-        if not 0 <= self.control_span[0] < self.control_span[1] <= 1:
-            raise ValueError(
-                f"control_span={self.control_span} is not a growing pair in [0, 1]; (0, 1) steers always."
-            )
-        if self.hold is not None and not 0 <= self.hold <= 1:
-            raise ValueError(f"hold={self.hold} is not in [0, 1]; None leaves colours alone.")
-        if self.spacing != "trailing" and int(self.steps * self.strength) < 1:
-            raise ValueError(
-                f"strength={self.strength} leaves none of {self.steps} steps with spacing {self.spacing!r}; use "
-                "trailing, or more steps."
-            )
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength={self.strength} is not in (0, 1]; 1 repaints fully.")
-
-
-# The systems that DAAG is compared with, and its parts left out one by one.
-ABLATIONS: dict[str, dict] = {
-    "full": {},
-    "per-frame in-painting (ROSIE-like)": {
-        "control": 0.0,
-        "attention": "off",
-        "noise": "independent",
-        "hold": None,
-    },
-    "no control": {"control": 0.0},
-    "no shared noise": {"noise": "independent"},
-    "no cross-frame attention": {"attention": "off"},
-    "no hold of colours": {"hold": None},
-    "object-frame noise": {"noise": "object"},
-    "attention to all frames": {"attention": "all"},
-}
+from daag_jax.types import Key
 
 Edit = Callable[[EditorParams, Clip, Prompts, Array, Key], Array]
 
@@ -191,7 +70,7 @@ def make_editor(config: EditorConfig = EditorConfig(), spec: EditorSpec = Editor
         shape = (height // factor, width // factor, spec.vae.latent_channels)
         noise = frame_noise(config.noise, clip.segmentation, shape, key, spec.num_objects)
         noise = noise.reshape(clips, frames, *shape)
-        run = edit_at_once if frames <= config.chunk else edit_in_chunks
+        run = edit_whole if config.crop is None else edit_crops
         edited = run(config, spec, params, clip, prompts, is_edited, noise)
         if config.hold is None:
             return edited
@@ -199,6 +78,42 @@ def make_editor(config: EditorConfig = EditorConfig(), spec: EditorSpec = Editor
         return held(edited, clip.segmentation, is_edited)
 
     return edit
+
+
+def edit_whole(
+    config: EditorConfig,
+    spec: EditorSpec,
+    params: EditorParams,
+    clip: Clip,
+    prompts: Prompts,
+    is_edited: Bool[Array, "N J"],
+    noise: Float[Array, "N T h w D"],
+) -> UInt8[Array, "N T H W 3"]:
+    """Whole frames, in chunks where there are many."""
+    run = edit_at_once if clip.rgb.shape[1] <= config.chunk else edit_in_chunks
+    return run(config, spec, params, clip, prompts, is_edited, noise)
+
+
+def edit_crops(
+    config: EditorConfig,
+    spec: EditorSpec,
+    params: EditorParams,
+    clip: Clip,
+    prompts: Prompts,
+    is_edited: Bool[Array, "N J"],
+    noise: Float[Array, "N T h w D"],
+) -> UInt8[Array, "N T H W 3"]:
+    """One object after another, each in square boxes around it that are enlarged to whole frames (GenAug)."""
+
+    def one(number: Array, rgb: Array) -> Array:
+        is_own = jnp.arange(spec.num_objects) == number
+        mask = (clip.segmentation == number + 1) & is_edited[:, number, None, None, None]
+        boxes = boxes_around(mask, config.crop)
+        near = jax.tree.map(lambda x: crop(x, boxes), clip._replace(rgb=rgb))
+        edited = edit_whole(config, spec, params, near, prompts, is_edited & is_own[None], noise)
+        return jnp.where(mask[..., None], paste(edited, boxes), rgb)
+
+    return jax.lax.fori_loop(0, spec.num_objects, one, clip.rgb)
 
 
 def edit_in_chunks(
@@ -217,16 +132,18 @@ def edit_in_chunks(
     """
     frames, size = clip.rgb.shape[1], config.chunk - 1
     groups = -(-(frames - 1) // size)
+    blank = jnp.zeros((clip.rgb.shape[0], 1 + groups * size, *clip.rgb.shape[2:]), jnp.uint8)
 
-    def run(group: Array) -> Array:
-        rest = jnp.minimum(1 + group * size + jnp.arange(size), frames - 1)
-        index = jnp.concatenate([jnp.zeros(1, rest.dtype), rest])
+    def run(group: Array, out: Array) -> Array:
+        begin = 1 + group * size
+        index = jnp.minimum(begin + jnp.arange(-1, size), frames - 1).at[0].set(0)
         part, own_noise = jax.tree.map(lambda x: jnp.take(x, index, axis=1), (clip, noise))
-        return edit_at_once(config, spec, params, part, prompts, is_edited, own_noise)
+        edited = edit_at_once(config, spec, params, part, prompts, is_edited, own_noise)
+        out = jax.lax.dynamic_update_slice_in_dim(out, edited[:, 1:], begin, axis=1)
+        first = jnp.where(group == 0, edited[:, :1], out[:, :1])
+        return jax.lax.dynamic_update_slice_in_dim(out, first, 0, axis=1)
 
-    edited = jnp.moveaxis(jax.lax.map(run, jnp.arange(groups)), 0, 1)
-    rest = edited[:, :, 1:].reshape(edited.shape[0], -1, *edited.shape[3:])[:, : frames - 1]
-    return jnp.concatenate([edited[:, 0, :1], rest], axis=1)
+    return jax.lax.fori_loop(0, groups, run, blank)[:, :frames]
 
 
 def edit_at_once(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from daag_jax.editing.editor import EditorConfig, EditorParams, EditorSpec, Prompts
+from daag_jax.editing.editor_config import EditorConfig, EditorParams, EditorSpec, Prompts
 from daag_jax.networks import folders
 from daag_jax.networks.clip.config import ClipTextConfig
 from daag_jax.networks.clip.model import make_text_encoder

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from daag_jax.editing.colors import name_pixels
-from daag_jax.editing.editor import Clip
+from daag_jax.editing.editor_config import Clip
 from daag_jax.envs.palette import PALETTE_NAMES
 
 MIN_SHARE = 0.002  # of a clip's pixels that an object's colour must cover; 8 of 64 x 64

@@ -29,7 +29,8 @@ from rich.table import Table
 from daag_jax.editing.averages import Summary, masked_mean, summarise
 from daag_jax.editing.compact import COMPACT_EDIT, color_prompts, load_compact_editor
 from daag_jax.editing.consistency import compare
-from daag_jax.editing.editor import ABLATIONS, Clip, EditorConfig, make_editor
+from daag_jax.editing.editor import make_editor
+from daag_jax.editing.editor_config import ABLATIONS, Clip, EditorConfig
 from daag_jax.editing.masks import frame_colors
 from daag_jax.editing.recolor import recolor_clip
 from daag_jax.editing.truth import Truth, stacking_truth

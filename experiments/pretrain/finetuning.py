@@ -39,7 +39,8 @@ from daag_jax.algorithms.latent_diffusion import Denoiser, LatentDiffusionConfig
 from daag_jax.algorithms.parts.trainable import averaged
 from daag_jax.editing.compact import load_compact_editor
 from daag_jax.editing.controls import ControlConfig
-from daag_jax.editing.editor import EditorParams, EditorSpec, encode
+from daag_jax.editing.editor import encode
+from daag_jax.editing.editor_config import EditorParams, EditorSpec
 from daag_jax.editing.masks import region_weights
 from daag_jax.editing.pretrained import load_pretrained
 from daag_jax.editing.prompts import BACKGROUND, NO_PROMPT, object_prompt

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from editing_clips import jit
 
-from daag_jax.editing.editor import (
+from daag_jax.editing.editor import make_editor
+from daag_jax.editing.editor_config import (
     ABLATIONS,
     Clip,
     EditorConfig,
     EditorParams,
     EditorSpec,
     Prompts,
-    make_editor,
 )
 from daag_jax.editing.noise import carry, frame_noise
 from daag_jax.networks.stable_diffusion import weights

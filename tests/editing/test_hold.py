@@ -6,7 +6,7 @@ import pytest
 from editing_clips import clip, jit
 
 from daag_jax.editing.colors import linear_to_srgb, srgb_to_linear
-from daag_jax.editing.editor import EditorConfig
+from daag_jax.editing.editor_config import EditorConfig
 from daag_jax.editing.hold import hold_colors, normalised
 
 hold = jit(hold_colors, static_argnames="share")

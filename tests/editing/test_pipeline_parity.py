@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from daag_jax.editing.controls import ControlConfig
-from daag_jax.editing.editor import Clip, EditorConfig, make_editor
+from daag_jax.editing.editor import make_editor
+from daag_jax.editing.editor_config import Clip, EditorConfig
 from daag_jax.editing.noise import frame_noise
 from daag_jax.editing.pretrained import load_pretrained
 from daag_jax.editing.steering import condition

@@ -10,7 +10,8 @@ import pytest
 from editing_clips import jit
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from daag_jax.editing.editor import Clip, EditorConfig, make_editor
+from daag_jax.editing.editor import make_editor
+from daag_jax.editing.editor_config import Clip, EditorConfig
 from daag_jax.editing.pretrained import load_pretrained
 from daag_jax.networks import folders
 from daag_jax.networks.clip import weights as clip_weights

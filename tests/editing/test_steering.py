@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from daag_jax.editing.controls import ControlConfig, depth_control
-from daag_jax.editing.editor import EditorSpec
+from daag_jax.editing.editor_config import EditorSpec
 from daag_jax.editing.steering import CHANNELS, condition, control_weights, make_steering
 from daag_jax.networks.stable_diffusion.config import SD15_CONTROLNET
 from daag_jax.networks.stable_diffusion.unet import Residuals
