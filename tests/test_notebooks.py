@@ -21,6 +21,7 @@ def test_no_outputs_are_stored_and_all_cells_compile(path):
 
 
 @pytest.mark.slow
+@pytest.mark.nan_is_an_answer
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path):
     matplotlib.use("Agg")

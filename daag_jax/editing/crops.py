@@ -40,7 +40,7 @@ def crop(
     pixel."""
     size = images.shape[2]
     order = 1 if images.dtype == jnp.uint8 else 0
-    places = (jnp.arange(size) + 0.5) / size
+    places = ((jnp.arange(size) + 0.5) / size)[None, None]
     rows = boxes[..., :1] + places * boxes[..., 2:] - 0.5
     columns = boxes[..., 1:2] + places * boxes[..., 2:] - 0.5
     return resampled(images, rows, columns, order)
@@ -51,7 +51,7 @@ def paste(
 ) -> UInt8[Array, "N T H W 3"]:
     """Frames with the crops in their boxes; outside a box it is the crop's border that is seen."""
     size = crops.shape[2]
-    places = jnp.arange(size) + 0.5
+    places = (jnp.arange(size) + 0.5)[None, None]
     rows, columns = (
         (places - boxes[..., i : i + 1]) / boxes[..., 2:] * size - 0.5 for i in range(2)
     )

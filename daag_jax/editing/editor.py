@@ -128,22 +128,22 @@ def edit_in_chunks(
     """Frames 1 .. T-1 in groups, each behind frame 0, which all of them may attend to: memory is that of one group.
 
     Attention stays inside a group: with "previous_first" its first frame has frame 0 for its previous one, and "all"
-    means all of the group.
+    means all of the group.  The last group reaches back, so that it is as long as the others.
     """
     frames, size = clip.rgb.shape[1], config.chunk - 1
-    groups = -(-(frames - 1) // size)
-    blank = jnp.zeros((clip.rgb.shape[0], 1 + groups * size, *clip.rgb.shape[2:]), jnp.uint8)
 
     def run(group: Array, out: Array) -> Array:
-        begin = 1 + group * size
-        index = jnp.minimum(begin + jnp.arange(-1, size), frames - 1).at[0].set(0)
-        part, own_noise = jax.tree.map(lambda x: jnp.take(x, index, axis=1), (clip, noise))
+        begin = jnp.minimum(1 + group * size, frames - size)
+        rest = lambda x: jax.lax.dynamic_slice_in_dim(x, begin, size, axis=1)
+        taken = lambda x: jnp.concatenate([x[:, :1], rest(x)], axis=1)
+        part, own_noise = jax.tree.map(taken, (clip, noise))
         edited = edit_at_once(config, spec, params, part, prompts, is_edited, own_noise)
         out = jax.lax.dynamic_update_slice_in_dim(out, edited[:, 1:], begin, axis=1)
         first = jnp.where(group == 0, edited[:, :1], out[:, :1])
         return jax.lax.dynamic_update_slice_in_dim(out, first, 0, axis=1)
 
-    return jax.lax.fori_loop(0, groups, run, blank)[:, :frames]
+    groups = -(-(frames - 1) // size)
+    return jax.lax.fori_loop(0, groups, run, jnp.zeros_like(clip.rgb))
 
 
 def edit_at_once(

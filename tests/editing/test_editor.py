@@ -126,6 +126,18 @@ def test_only_the_pixels_of_edited_objects_change_and_the_robot_never_does():
     assert not change[~mask].any()
 
 
+def test_crops_paint_their_objects_alone_and_each_its_own():
+    both = edited((True, True, False), crop=0.5)
+    segmentation, source = np.asarray(clip().segmentation), np.asarray(clip().rgb)
+    change = (both != source).any(axis=-1)
+    for number in (1, 2):
+        assert change[segmentation == number].mean() > 0.9
+    assert not change[(segmentation != 1) & (segmentation != 2)].any()
+    one = edited((True, False, False), crop=0.5)
+    np.testing.assert_array_equal(one[segmentation == 1], both[segmentation == 1])
+    assert (one[segmentation == 1] != edited()[segmentation == 1]).any()  # seen from nearer
+
+
 def test_half_precision_paints_nearly_the_same():
     """bfloat16 has 8 bits; the random network's picture spans all of the range."""
     exact, half = edited(dtype="float32").astype(float), edited(dtype="bfloat16").astype(float)
