@@ -152,8 +152,7 @@ def run_requests(
             ]
         )
         job = Job(images, qpos, jnp.asarray(seen), jnp.asarray(wanted))
-        keys = jnp.stack([request_key(key, request) for request in padded])
-        edited = np.asarray(augment(job, keys))
+        edited = np.asarray(augment(job, request_keys(key, padded)))
         frames += list(edited[: len(part)])
         seen_all.append(seen[: len(part)])
         wanted_all.append(wanted[: len(part)])
@@ -161,10 +160,12 @@ def run_requests(
     return frames, np.concatenate([empty, *seen_all]), np.concatenate([empty, *wanted_all])
 
 
-def request_key(key: Key, request: Request) -> Key:
-    """The key of an edit within its block."""
-    swap = zlib.crc32(repr(request.swaps).encode())
-    return jax.random.fold_in(jax.random.fold_in(key, request.episode), np.uint32(swap))
+def request_keys(key: Key, requests: Sequence[Request]) -> Key:
+    """The keys [R] of edits within their block: of the episode and the swap."""
+    episodes = np.array([request.episode for request in requests], np.uint32)
+    swaps = [zlib.crc32(repr(request.swaps).encode()) for request in requests]
+    fold = lambda episode, swap: jax.random.fold_in(jax.random.fold_in(key, episode), swap)
+    return jax.vmap(fold)(episodes, np.array(swaps, np.uint32))
 
 
 def wanted_colors(seen: Int[np.ndarray, "J"], request: Request, mode: str) -> Int[np.ndarray, "J"]:
