@@ -18,6 +18,7 @@ from jaxtyping import Bool
 
 from daag_jax.agent import detectors
 from daag_jax.agent.augmenter import MEANS, make_augmenter, make_looker
+from daag_jax.agent.calibration import average_precision
 from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.llm import EndpointConfig, LanguageModelOrchestrator, ReplayOrchestrator
 from daag_jax.agent.memory import World
@@ -32,6 +33,7 @@ from daag_jax.agent.reward import (
     sized,
     tokens_of,
 )
+from daag_jax.agent.zero_shot import zero_shot_scores
 from daag_jax.assets import shipped_checksum
 from daag_jax.editing.compact import COMPACT_EDIT, load_compact_editor
 from daag_jax.editing.editor_config import EditorConfig
@@ -202,6 +204,11 @@ def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
     }
     metrics = lambda one: detectors.novel_metrics(scores, one, frames.test, env.captions, novel)
     precisions = {name: metrics(one)["average_precision"] for name, one in found.items()}
+    columns = [env.captions.index(goal) for goal in novel]
+    untrained = zero_shot_scores(config.detector, clip_params, env.captions, frames.test.images)
+    for name, seen in untrained.items():  # neither ever saw a label
+        each = [average_precision(seen[:, c], frames.test.truth[:, c]) for c in columns]
+        precisions[f"{name}, not finetuned"] = float(np.mean(each))
     say(f"average precision on the novel task: { {k: round(v, 3) for k, v in precisions.items()} }")
     pictures = {
         "before": frames.real.images[: len(frames.edited.images)][:, 0],

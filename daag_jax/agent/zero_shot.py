@@ -13,9 +13,17 @@ Differs from the papers: nowhere in the formulas; prompts and thresholds are the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from daag_jax.agent.reward import DetectorConfig, tokens_of
+from daag_jax.editing.prompts import BACKGROUND
+from daag_jax.networks.clip.model import make_clip
+from daag_jax.types import Params
 
 CLIP_TEMPERATURE = 0.01  # 1 / 100, the logit scale of OpenAI's models
 
@@ -47,3 +55,45 @@ def among_negatives(
     """The share of the goal in a softmax over it and its negatives; compare it with a threshold for a reward."""
     said = jnp.concatenate([goal[None], negatives])
     return jax.nn.softmax(states @ said.T / temperature, axis=-1)[:, 0]
+
+
+def zero_shot_scores(
+    config: DetectorConfig,
+    params: Params,
+    captions: Sequence[str],
+    images: UInt8[np.ndarray, "N V H W 3"],
+    baseline: str = BACKGROUND,
+    alpha: float = 0.5,
+    batch: int = 64,
+) -> dict[str, Float[np.ndarray, "N M"]]:
+    """Rewards of every caption by both rules, the mean over the views of each frame.
+
+    The negatives of a caption are all the others.
+    """
+    clip = make_clip(config.clip)
+    texts = jax.jit(clip.encode_text)(params, tokens_of(config, (*captions, baseline)))
+    goals, plain = texts[:-1], texts[-1]
+    index = jnp.arange(len(captions))
+
+    @jax.jit
+    def rewards(params: Params, images: Array) -> dict[str, Array]:
+        seen = clip.encode_image(params, images.reshape(-1, *images.shape[2:]))
+        projected = jax.vmap(lambda goal: goal_baseline(seen, goal, plain, alpha))(goals)
+        others = lambda i: jnp.roll(goals, -i, axis=0)[1:]
+        shares = jax.vmap(lambda i: among_negatives(seen, goals[i], others(i)))(index)
+        by_view = lambda x: x.T.reshape(*images.shape[:2], -1).mean(axis=1)
+        return {"goal baseline": by_view(projected), "among negatives": by_view(shares)}
+
+    return in_batches(lambda part: rewards(params, part), images, batch)
+
+
+def in_batches(
+    function: Callable[[Array], dict[str, Array]], images: np.ndarray, batch: int
+) -> dict[str, np.ndarray]:
+    """A function of any number of images, a fixed number at a time."""
+    places = [
+        np.minimum(np.arange(first, first + batch), images.shape[0] - 1)
+        for first in range(0, images.shape[0], batch)
+    ]
+    parts = [jax.device_get(function(jnp.asarray(images[place]))) for place in places]
+    return {k: np.concatenate([part[k] for part in parts])[: images.shape[0]] for k in parts[0]}

@@ -4,8 +4,9 @@
     python -m experiments.daag.reward_detector --preset smoke   # 3 min
 
 CLIP is finetuned on frames labelled for the known captions only; on those and their diffusion edits; on those and the
-simulator's re-renders (the upper bound).  Tested on real frames of the novel captions.  Per seed, all three see the
-same labelled frames; a seed that is done is not done again.
+simulator's re-renders (the upper bound); and, as baselines, not at all, scored as VLM-RM and Baumli et al. do
+(``agent/zero_shot.py``).  Tested on real frames of the novel captions.  Per seed, all see the same labelled frames; a
+seed that is done is not done again.
 
 Expect: edits above no edits, intervals apart; at least 0.9 of the re-renders' average precision.
 """

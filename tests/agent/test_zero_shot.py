@@ -1,10 +1,25 @@
 """Rewards of CLIP without finetuning, against their formulas."""
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from daag_jax.agent.zero_shot import among_negatives, goal_baseline, unit_mean
+from daag_jax.agent.reward import DetectorConfig, tokens_of
+from daag_jax.agent.zero_shot import among_negatives, goal_baseline, unit_mean, zero_shot_scores
+from daag_jax.networks.clip.config import COMPACT_CLIP, ClipVisionConfig
+from daag_jax.networks.clip.model import make_clip
+
+SMALL = replace(
+    COMPACT_CLIP,
+    text_config=replace(
+        COMPACT_CLIP.text_config, hidden_size=16, intermediate_size=16, num_hidden_layers=1
+    ),
+    vision_config=ClipVisionConfig(16, 16, 1, 2, image_size=16, patch_size=8),
+    projection_dim=8,
+)
 
 
 def units(num, seed, dim=8):
@@ -48,3 +63,18 @@ def test_the_goal_among_its_negatives_is_a_softmax():
 def test_sentences_that_say_the_same_have_a_unit_mean():
     mean = unit_mean(units(4, 5))
     assert float(jnp.linalg.norm(mean)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_scores_of_frames_are_the_formulas_of_their_embeddings():
+    clip = make_clip(SMALL)
+    params = jax.jit(clip.init)(jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16, 3)).astype(np.uint8)
+    names, config = ("the red cube", "the blue cube", "the green cube"), DetectorConfig(clip=SMALL)
+    found = zero_shot_scores(config, params, names, images, "the table", 0.5, batch=2)
+    texts = clip.encode_text(params, tokens_of(config, (*names, "the table")))
+    for frame in range(3):
+        seen = clip.encode_image(params, images[frame])
+        expected = goal_baseline(seen, texts[1], texts[3], 0.5).mean()
+        np.testing.assert_allclose(found["goal baseline"][frame, 1], expected, atol=1e-4)
+        share = among_negatives(seen, texts[1], texts[jnp.array([0, 2])]).mean()
+        np.testing.assert_allclose(found["among negatives"][frame, 1], share, atol=1e-4)
