@@ -104,7 +104,7 @@ def matrix_ceiling(dtype: str) -> float:
 
 
 def networks(folder: Path) -> dict:
-    """The peer's networks with random weights, and their files; None where PyTorch is absent."""
+    """The peer's networks with random weights, and their files; empty where PyTorch is absent."""
     if torch is None:
         return {}
     torch.manual_seed(0)
@@ -202,31 +202,32 @@ def edit_sides(config: Config, folder: Path, made: dict) -> list[Side]:
     args = (params, clip, said, jnp.array([[False]]), jax.random.key(0))
     sides = [Side("ours", lambda: np.asarray(run(*args))[0])]
     if made:
-        pipeline = diffusers.StableDiffusionControlNetPipeline(
-            **{name: on_peer(config, network) for name, network in made.items()},
-            text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False,
-            scheduler=diffusers.DDIMScheduler(
-                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-            ),
-        )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-        image = to_peer(config, made["vae"], np.repeat(depth[..., None], 3, -1))
-        prompt, nothing = (
-            to_peer(config, made["vae"], np.repeat(text[None], frames, 0)) for text in texts
-        )
-        noise = torch.randn(frames, 4, LATENT, LATENT).to(image)
-
-        def theirs() -> np.ndarray:
-            out = pipeline(
-                prompt_embeds=prompt, negative_prompt_embeds=nothing, image=image, latents=noise,
-                num_inference_steps=config.steps, guidance_scale=GUIDANCE, output_type="np",
-            )  # fmt: skip
-            return out.images
-
-        sides.append(Side("diffusers", theirs))
+        sides.append(Side("diffusers", pipeline_call(config, made, depth, texts)))
     return sides
+
+
+def pipeline_call(
+    config: Config, made: dict, depth: np.ndarray, texts: np.ndarray
+) -> Callable[[], np.ndarray]:
+    """The same edit by the peer's pipeline."""
+    pipeline = diffusers.StableDiffusionControlNetPipeline(
+        **{name: on_peer(config, network) for name, network in made.items()},
+        text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+        scheduler=diffusers.DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+            clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        ),
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    image = to_peer(config, made["vae"], np.repeat(depth[..., None], 3, -1))
+    prompt, nothing = (
+        to_peer(config, made["vae"], np.repeat(text[None], config.frames, 0)) for text in texts
+    )
+    noise = torch.randn(config.frames, 4, LATENT, LATENT).to(image)
+    inputs = {"prompt_embeds": prompt, "negative_prompt_embeds": nothing, "image": image}
+    how = {"num_inference_steps": config.steps, "guidance_scale": GUIDANCE, "output_type": "np"}
+    return lambda: pipeline(latents=noise, **inputs, **how).images
 
 
 PARTS = {"unet": unet_sides, "edit": edit_sides}

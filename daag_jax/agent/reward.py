@@ -8,7 +8,7 @@ buffer, a false negative only costs an episode.  Finetuning is ``algorithms.clip
 frames; all captions are columns of its truth table, so colour-permuted captions are its hard negatives.
 
 CLIP is the shipped compact one, or OpenAI's from a folder in the layout of Hugging Face, with a bias added to its
-scores: ``sized(DetectorConfig(weights="clip-vit-base-patch32", part="lora"))``.
+scores: ``sized(DetectorConfig(weights=Path("clip-vit-base-patch32"), part="lora"))``.
 
 Differs from the papers: sigmoid loss in place of InfoNCE, whose scores have no absolute meaning; views are averaged.
 """
@@ -18,8 +18,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from daag_jax.algorithms.clip_finetuning import (
+    PARTS,
     ClipFinetuningConfig,
     clip_finetuning,
     finetuned,
@@ -34,12 +36,13 @@ from daag_jax.algorithms.clip_finetuning import (
 )
 from daag_jax.algorithms.contrastive import ContrastiveConfig
 from daag_jax.assets import asset
+from daag_jax.names import check_name
 from daag_jax.networks import folders
 from daag_jax.networks.clip import weights as clip_weights
 from daag_jax.networks.clip.config import COMPACT_CLIP, ClipConfig
 from daag_jax.networks.clip.model import make_clip
 from daag_jax.networks.clip.tokenizer import WordTokenizer, load_tokenizer
-from daag_jax.training.devices import born_sharded, mesh_for_batch
+from daag_jax.training.devices import born_sharded, mesh_for_batch, shardings
 from daag_jax.training.fit import FitConfig, Sampler, fit
 from daag_jax.types import Batch, Key, Params
 
@@ -84,6 +87,11 @@ class DetectorConfig:
     default_threshold: float = 0.8  # gamma of the predecessor, where nothing can be calibrated
 
     def __post_init__(self):
+        check_name("part", self.part, PARTS)
+        if self.rank < 1 or self.fsdp < 1 or self.batch % self.fsdp:
+            raise ValueError(
+                f"rank={self.rank} and fsdp={self.fsdp} must be positive, and batch={self.batch} a multiple of fsdp."
+            )
         if not 0 < self.precision <= 1:
             raise ValueError(f"precision={self.precision} is not in (0, 1]; try 0.95.")
         if not 0 < self.prevalence < 1:
@@ -127,10 +135,20 @@ def load_clip(config: DetectorConfig) -> Params:
         return clip_weights.load(asset("clip.safetensors"), config.clip)
     if sized(config) != config:
         raise ValueError(
-            f"clip is not of the sizes of {config.weights}; use sized(config), which reads them."
+            f"clip is not that of {config.weights}; use sized(config), which reads it and adds a bias of the scores."
         )
-    params = folders.load(component_of(config.weights))
+    mesh = mesh_for_batch(config.batch, config.fsdp)
+    places = partial(shardings, mesh=mesh) if config.fsdp > 1 else None
+    params = folders.load(component_of(config.weights), places=places)
     return {"params": {"logit_bias": jnp.float32(HEAD_BIAS), **params["params"]}}
+
+
+def stamp(config: DetectorConfig) -> tuple[int, ...]:
+    """Size and time of the file of CLIP's weights, where they are not the shipped ones."""
+    if config.weights is None:
+        return ()
+    found = folders.weight_file(component_of(config.weights)).stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def tokens_of(config: DetectorConfig, captions: Sequence[str]) -> Int[Array, "M L"]:
@@ -157,11 +175,19 @@ def make_scorer(config: DetectorConfig) -> Callable[[Detector, Array], Array]:
 
 def score_all(scores, detector: Detector, images: np.ndarray, batch: int = 64) -> np.ndarray:
     """Scores of any number of frames, a fixed number at a time."""
-    out = []
-    for first in range(0, images.shape[0], batch):
-        part = images[np.minimum(np.arange(first, first + batch), images.shape[0] - 1)]
-        out.append(np.asarray(scores(detector, jnp.asarray(part))))
-    return np.concatenate(out)[: images.shape[0]]
+    return in_batches(lambda part: scores(detector, part), images, batch)
+
+
+def in_batches(function: Callable[[Array], Any], images: np.ndarray, batch: int) -> Any:
+    """The tree of arrays of a function of any number of images, a fixed number at a time."""
+    if images.shape[0] == 0:
+        raise ValueError("images holds no frames; give one at least.")
+    places = [
+        np.minimum(np.arange(first, first + batch), images.shape[0] - 1)
+        for first in range(0, images.shape[0], batch)
+    ]
+    parts = [jax.device_get(function(jnp.asarray(images[place]))) for place in places]
+    return jax.tree.map(lambda *x: np.concatenate(x)[: images.shape[0]], *parts)
 
 
 def make_detector(params: Params, captions: Sequence[str], config: DetectorConfig) -> Detector:
@@ -207,24 +233,25 @@ def finetune(
     mesh = mesh_for_batch(config.batch, config.fsdp)
     begin = lambda key, params: start(own, algorithm.init(key), params)
     state = born_sharded(begin, mesh, jax.random.key(seed), params)
-    frames, views = data.images.shape[:2]
+    frames = data.images.shape[0]
     room = lambda x: np.pad(x, [(0, max(0, capacity - frames))] + [(0, 0)] * (x.ndim - 1))
     table = Labelled(*(jnp.asarray(room(x)) for x in data))
 
-    def draw(source: tuple[Labelled, Array], key: Key, step: Array) -> Batch:
-        table, frames = source
-        frame_key, view_key = jax.random.split(key)
-        index = jax.random.randint(frame_key, (config.batch,), 0, frames)
-        view = jax.random.randint(view_key, (config.batch,), 0, views)
-        extras = {
-            "image": table.images[index, view],
-            "truth": table.truth[index],
-            "known": table.known[index],
-        }
-        empty = jnp.zeros((config.batch, 1, 0))
-        ones = jnp.ones((config.batch, 1))
-        return Batch(empty, empty, 0 * ones, ones > 0, extras)
-
     quiet = FitConfig(config.steps, seed, log_every=config.steps, progress=False, tensorboard=False)
-    source = Sampler((table, jnp.int32(frames)), draw)
+    source = Sampler((table, jnp.int32(frames)), partial(draw, config.batch))
     return finetuned(own, fit(algorithm, source, quiet, state=state, mesh=mesh).state)
+
+
+def draw(batch: int, source: tuple[Labelled, Array], key: Key, step: Array) -> Batch:
+    """Frames at random, each from one of its views; ``source`` is a table and how many of its rows are frames."""
+    table, frames = source
+    frame_key, view_key = jax.random.split(key)
+    index = jax.random.randint(frame_key, (batch,), 0, frames)
+    view = jax.random.randint(view_key, (batch,), 0, table.images.shape[1])
+    extras = {
+        "image": table.images[index, view],
+        "truth": table.truth[index],
+        "known": table.known[index],
+    }
+    empty, ones = jnp.zeros((batch, 1, 0)), jnp.ones((batch, 1))
+    return Batch(empty, empty, 0 * ones, ones > 0, extras)

@@ -18,7 +18,7 @@ from jaxtyping import Bool
 
 from daag_jax.agent import detectors
 from daag_jax.agent.augmenter import MEANS, make_augmenter, make_looker
-from daag_jax.agent.calibration import average_precision
+from daag_jax.agent.calibration import detector_metrics
 from daag_jax.agent.daag_config import DaagConfig
 from daag_jax.agent.llm import EndpointConfig, LanguageModelOrchestrator, ReplayOrchestrator
 from daag_jax.agent.memory import World
@@ -31,6 +31,7 @@ from daag_jax.agent.reward import (
     make_detector,
     make_scorer,
     sized,
+    stamp,
     tokens_of,
 )
 from daag_jax.agent.zero_shot import zero_shot_scores
@@ -207,8 +208,8 @@ def build(config: SetupConfig, say: Callable[[str], None] = print) -> Setup:
     columns = [env.captions.index(goal) for goal in novel]
     untrained = zero_shot_scores(config.detector, clip_params, env.captions, frames.test.images)
     for name, seen in untrained.items():  # neither ever saw a label
-        each = [average_precision(seen[:, c], frames.test.truth[:, c]) for c in columns]
-        precisions[f"{name}, not finetuned"] = float(np.mean(each))
+        shown = seen[:, columns], frames.test.truth[:, columns], np.ones(len(columns))
+        precisions[f"{name}, not finetuned"] = detector_metrics(*shown)["average_precision"]
     say(f"average precision on the novel task: { {k: round(v, 3) for k, v in precisions.items()} }")
     pictures = {
         "before": frames.real.images[: len(frames.edited.images)][:, 0],
@@ -262,17 +263,18 @@ def prepare(
     store = Checkpoints(Path(directory) / "setup", keep=1)
     # neither the agent's own edits, its orchestrator nor its policy have a part in the detectors
     same = replace(config, means="diffusion", orchestrator=OrchestratorConfig(), instructed=False)
+    weights = [shipped_checksum(), *stamp(config.detector)]
     if not store.steps():
         setup = build(config, say)
         stored = {"detectors": setup.detectors, "pictures": setup.pictures}
-        identity = {"setup": repr(same), "weights": shipped_checksum()}
+        identity = {"setup": repr(same), "weights": weights}
         store.save(0, stored, identity | {"precisions": setup.precisions})
         store.wait()
         return setup
     found = store.restore()
     is_same = {
         "configuration": found.metadata["setup"] == repr(same),
-        "set of shipped weights": found.metadata["weights"] == shipped_checksum(),
+        "set of weights": found.metadata["weights"] == weights,
     }
     for name, holds in is_same.items():
         if not holds:

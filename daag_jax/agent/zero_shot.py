@@ -13,14 +13,14 @@ Differs from the papers: nowhere in the formulas; prompts and thresholds are the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from daag_jax.agent.reward import DetectorConfig, tokens_of
+from daag_jax.agent.reward import DetectorConfig, in_batches, tokens_of
 from daag_jax.editing.prompts import BACKGROUND
 from daag_jax.networks.clip.model import make_clip
 from daag_jax.types import Params
@@ -85,15 +85,3 @@ def zero_shot_scores(
         return {"goal baseline": by_view(projected), "among negatives": by_view(shares)}
 
     return in_batches(lambda part: rewards(params, part), images, batch)
-
-
-def in_batches(
-    function: Callable[[Array], dict[str, Array]], images: np.ndarray, batch: int
-) -> dict[str, np.ndarray]:
-    """A function of any number of images, a fixed number at a time."""
-    places = [
-        np.minimum(np.arange(first, first + batch), images.shape[0] - 1)
-        for first in range(0, images.shape[0], batch)
-    ]
-    parts = [jax.device_get(function(jnp.asarray(images[place]))) for place in places]
-    return {k: np.concatenate([part[k] for part in parts])[: images.shape[0]] for k in parts[0]}

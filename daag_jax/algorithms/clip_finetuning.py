@@ -92,8 +92,8 @@ def start(config: ClipFinetuningConfig, state: Finetuning, params: Params) -> Fi
     begun = params
     if config.part == "lora":
         begun = {**state.trained.params, "head": head(params)}
-    copied = jax.tree.map(jnp.copy, begun)  # buffers of its own, so that both can be donated
-    return Finetuning(state.trained._replace(params=begun, ema=copied), kept(config, params))
+    own = lambda: jax.tree.map(jnp.copy, begun)  # buffers of its own, so that all can be donated
+    return Finetuning(state.trained._replace(params=own(), ema=own()), kept(config, params))
 
 
 def fresh(config: ClipFinetuningConfig, base: Params, key: Key) -> Params:
@@ -101,7 +101,7 @@ def fresh(config: ClipFinetuningConfig, base: Params, key: Key) -> Params:
     if config.part == "full":
         return base
     adapters = lora.init_lora(base["params"], key, config.rank, config.targets)
-    return {"adapters": adapters, "head": head(base)}
+    return {"adapters": adapters, "head": jax.tree.map(jnp.copy, head(base))}
 
 
 def head(params: Params) -> Params:

@@ -3,7 +3,8 @@
 GenAug (Chen et al. 2023, arXiv 2302.06671) repaints one object after another in a crop, guided by its depth.  Boxes are
 data, crops have the size of the frames: nothing is compiled anew.
 
-Differs from GenAug: masks and depth come from the simulator; no meshes are put in the place of objects.
+Differs from GenAug: masks and depth come from the simulator; no meshes are put in the place of objects; all objects of
+a frame are painted from the same noise.
 """
 
 from __future__ import annotations
@@ -27,23 +28,20 @@ def boxes_around(mask: Bool[Array, "*B H W"], margin: float) -> Float[Array, "*B
 
     (top, height), (left, width) = span(mask.any(axis=-1)), span(mask.any(axis=-2))
     side = jnp.minimum((1.0 + margin) * jnp.maximum(height, width), size)
-    side = jnp.where(mask.any(axis=(-1, -2)), side, size)
     middle = [first + 0.5 * length for first, length in ((top, height), (left, width))]
     corner = [jnp.clip(m - 0.5 * side, 0.0, size - side) for m in middle]
     return jnp.stack([*corner, side], axis=-1)
 
 
 def crop(
-    images: Shaped[Array, "N T H W *C"], boxes: Float[Array, "N T 3"]
+    images: Shaped[Array, "N T H W *C"], boxes: Float[Array, "N T 3"], is_smooth: bool = False
 ) -> Shaped[Array, "N T H W *C"]:
-    """What is in the boxes, at the size of the frames; colours are interpolated, geometry is that of the nearest
-    pixel."""
+    """What is in the boxes, at the size of the frames: interpolated, or (geometry) that of the nearest pixel."""
     size = images.shape[2]
-    order = 1 if images.dtype == jnp.uint8 else 0
     places = ((jnp.arange(size) + 0.5) / size)[None, None]
     rows = boxes[..., :1] + places * boxes[..., 2:] - 0.5
     columns = boxes[..., 1:2] + places * boxes[..., 2:] - 0.5
-    return resampled(images, rows, columns, order)
+    return resampled(images, rows, columns, int(is_smooth))
 
 
 def paste(

@@ -103,13 +103,24 @@ def edit_crops(
     is_edited: Bool[Array, "N J"],
     noise: Float[Array, "N T h w D"],
 ) -> UInt8[Array, "N T H W 3"]:
-    """One object after another, each in square boxes around it that are enlarged to whole frames (GenAug)."""
+    """One object after another, each in square boxes around it that are enlarged to whole frames (GenAug).
+
+    Raises:
+        ValueError: frames are not square.
+    """
+    height, width = clip.rgb.shape[2:4]
+    if height != width:
+        raise ValueError(
+            f"rgb has frames of {height} x {width} px and crop={config.crop} needs square ones; pad them, or use "
+            "crop=None."
+        )
 
     def one(number: Array, rgb: Array) -> Array:
         is_own = jnp.arange(spec.num_objects) == number
         mask = (clip.segmentation == number + 1) & is_edited[:, number, None, None, None]
         boxes = boxes_around(mask, config.crop)
-        near = jax.tree.map(lambda x: crop(x, boxes), clip._replace(rgb=rgb))
+        geometry = (crop(x, boxes) for x in (clip.depth, clip.normals, clip.segmentation))
+        near = Clip(crop(rgb, boxes, is_smooth=True), *geometry)
         edited = edit_whole(config, spec, params, near, prompts, is_edited & is_own[None], noise)
         return jnp.where(mask[..., None], paste(edited, boxes), rgb)
 
@@ -130,7 +141,9 @@ def edit_in_chunks(
     Attention stays inside a group: with "previous_first" its first frame has frame 0 for its previous one, and "all"
     means all of the group.  The last group reaches back, so that it is as long as the others.
     """
-    frames, size = clip.rgb.shape[1], config.chunk - 1
+    frames = clip.rgb.shape[1]
+    groups = -(-(frames - 1) // (config.chunk - 1))
+    size = -(-(frames - 1) // groups)
 
     def run(group: Array, out: Array) -> Array:
         begin = jnp.minimum(1 + group * size, frames - size)
@@ -142,7 +155,6 @@ def edit_in_chunks(
         first = jnp.where(group == 0, edited[:, :1], out[:, :1])
         return jax.lax.dynamic_update_slice_in_dim(out, first, 0, axis=1)
 
-    groups = -(-(frames - 1) // size)
     return jax.lax.fori_loop(0, groups, run, jnp.zeros_like(clip.rgb))
 
 

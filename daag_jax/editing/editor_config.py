@@ -92,7 +92,7 @@ class EditorConfig:
     crop: float | None = (
         None  # edit one object after another, each in a box that is so much wider (``crops.py``)
     )
-    chunk: int = 16  # frames at a time; memory does not grow beyond
+    chunk: int = 16  # frames at a time; the networks' memory does not grow beyond
     controls: ControlConfig = ControlConfig()
     dtype: str = (
         "float32"  # of the networks' arithmetic, or bfloat16; noise and samples stay float32
@@ -119,6 +119,10 @@ class EditorConfig:
         if self.crop is not None and (self.crop < 0 or not self.is_masked):
             raise ValueError(
                 f"crop={self.crop} must be at least 0, and needs is_masked=True; None edits whole frames."
+            )
+        if self.crop is not None and self.noise == "object":
+            raise ValueError(
+                f"noise='object' moves with objects, and crop={self.crop} follows them already; use noise='shared'."
             )
         if self.spacing != "trailing" and int(self.steps * self.strength) < 1:
             raise ValueError(

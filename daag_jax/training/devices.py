@@ -173,8 +173,19 @@ def spread(data: Any, mesh: Mesh) -> Any:
 
 
 def draw_rows(data: Any, key: jax.Array, count: int) -> Any:
-    """``count`` rows of a dataset of :func:`spread`, as many from every device, which keeps them: no row travels."""
+    """``count`` rows of a dataset of :func:`spread`, as many from every device, which keeps them: no row travels.
+
+    Which rows they are depends on the number of devices.
+
+    Raises:
+        ValueError: the devices do not divide ``count``.
+    """
     shards, rows = jax.tree.leaves(data)[0].shape[:2]
+    if count % shards:
+        raise ValueError(
+            f"count={count} is not a multiple of the {shards} devices that hold the rows; try "
+            f"{max(1, count // shards) * shards}."
+        )
     index = jax.random.randint(key, (shards, count // shards), 0, rows)
     chosen = jax.tree.map(lambda x: jax.vmap(lambda own, i: own[i])(x, index), data)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chosen)

@@ -33,6 +33,8 @@ from daag_jax.agent.reward import (
     make_scorer,
     sized,
 )
+from daag_jax.algorithms.clip_finetuning import ClipFinetuningConfig, clip_finetuning, start
+from daag_jax.algorithms.contrastive import ContrastiveConfig
 from daag_jax.envs.palette import PALETTE_NAMES, rgb_of
 from daag_jax.envs.tasks.rgb_stacking_scenes import captions
 from daag_jax.networks import folders
@@ -223,6 +225,27 @@ def test_slices_of_the_optimiser_change_nothing_but_the_order_of_sums(params):
     whole = finetune(params, names, data, short)
     sliced = finetune(params, names, data, replace(short, fsdp=2))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole, sliced)
+    words = lambda p: p["params"]["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    assert "fsdp" in words(sliced).sharding.spec and "fsdp" not in words(whole).sharding.spec
+
+
+@pytest.mark.parametrize("part", ["full", "lora"])
+def test_a_state_that_begins_at_a_clip_can_be_donated(params, part):
+    config = ClipFinetuningConfig(ContrastiveConfig(clip=SMALL), part, rank=2)
+    algorithm = clip_finetuning(config, jnp.array([[2, 3, 1]]))
+    state = start(config, jax.jit(algorithm.init)(jax.random.key(0)), params)
+    jax.block_until_ready(
+        jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s.trained), donate_argnums=0)(
+            state._replace(frozen={})
+        )
+    )
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(("field", "value"), [("part", "Lora"), ("rank", 0), ("fsdp", 3)])
+def test_a_wrong_finetuning_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        replace(CONFIG, **{field: value})
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +274,7 @@ def test_a_clip_from_a_folder_gets_a_bias_and_its_own_tokenizer(openai_folder, p
     data, names = colored_frames(32, 0)
     tuned = finetune(loaded, names, data, config)
     assert make_detector(tuned, names, config).texts.shape == (4, SMALL.projection_dim)
-    with pytest.raises(ValueError, match=r"clip is not of the sizes of .*; use sized"):
+    with pytest.raises(ValueError, match=r"clip is not that of .*; use sized"):
         load_clip(replace(CONFIG, weights=openai_folder))
 
 

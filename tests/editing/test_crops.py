@@ -35,7 +35,7 @@ def test_an_empty_mask_has_the_box_of_the_frame():
 def test_the_box_of_the_frame_is_the_identity(key):
     rgb = jax.random.randint(key, (1, 2, SIZE, SIZE, 3), 0, 256).astype(jnp.uint8)
     boxes = jnp.broadcast_to(jnp.array([0.0, 0.0, SIZE]), (1, 2, 3))
-    np.testing.assert_array_equal(crop(rgb, boxes), rgb)
+    np.testing.assert_array_equal(crop(rgb, boxes, is_smooth=True), rgb)
     np.testing.assert_array_equal(paste(rgb, boxes), rgb)
 
 
@@ -43,7 +43,7 @@ def test_a_crop_enlarges_what_is_in_the_box_and_returns_to_it():
     rows, columns = np.mgrid[:SIZE, :SIZE]
     rgb = np.stack([8 * rows, 8 * columns, 0 * rows], -1).astype(np.uint8)[None, None]
     box = jnp.array([[[6.0, 4.0, 12.0]]])
-    large = np.asarray(crop(jnp.asarray(rgb), box))
+    large = np.asarray(crop(jnp.asarray(rgb), box, is_smooth=True))
     assert large.shape == rgb.shape
     np.testing.assert_allclose(large[0, 0, :, 0, 0], 8 * (6 + (np.arange(SIZE) - 0.5) / 2), atol=1)
     inside = (0, 0, slice(7, 17), slice(5, 15))

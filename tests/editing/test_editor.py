@@ -205,6 +205,32 @@ def test_chunks_behind_frame_zero_give_the_same_edit_as_all_frames_at_once(noise
     assert np.abs(whole - chunked).max() <= 1  # rounding to 8 bits
 
 
+def longer_clip(frames: int) -> Clip:
+    """Frames that differ from each other."""
+    index = np.arange(frames) % FRAMES
+    shift = lambda x: x[:, index].at[:, FRAMES:].set(jnp.roll(x[:, index][:, FRAMES:], 3, axis=3))
+    return jax.tree.map(shift, clip())
+
+
+@pytest.mark.parametrize("crop", [None, 0.5])
+def test_the_last_chunk_reaches_back_and_every_frame_is_its_own(crop):
+    """Six frames by four at a time: groups of 1-3 and 3-5 behind frame 0."""
+    edit = lambda **size: np.asarray(
+        editor(attention="first", crop=crop, **size)(
+            params(), longer_clip(6), prompts(), jnp.array([[True, True, False]]), jax.random.key(0)
+        )
+    ).astype(int)
+    assert np.abs(edit(chunk=16) - edit(chunk=4)).max() <= 1  # rounding to 8 bits
+
+
+def test_crops_of_frames_that_are_not_square_are_refused():
+    wide = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=3), clip())
+    with pytest.raises(ValueError, match=r"frames of \d+ x \d+ px and crop=0.5 needs square"):
+        make_editor(EditorConfig(crop=0.5), SPEC)(
+            params(), wide, prompts(), jnp.ones((1, 3), bool), jax.random.key(0)
+        )
+
+
 def test_no_key_is_used_twice_by_chunks():
     jit(make_editor(EditorConfig(steps=1, chunk=2), SPEC))(
         params(), clip(), prompts(), jnp.ones((1, 3), bool), jax.random.key(0)
@@ -229,6 +255,7 @@ def test_every_named_ablation_is_a_valid_configuration(changes):
         ("steps", 0),
         ("strength", 0.0),
         ("control_span", (0.5, 0.5)),
+        ("crop", -1.0),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_name(field, value):

@@ -1,5 +1,7 @@
 """The forms of convolution and attention give the numbers of the plain ones, and their gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,6 @@ from daag_jax.networks.stable_diffusion import attend as attention
 from daag_jax.networks.stable_diffusion import convolve as convolution
 from daag_jax.networks.stable_diffusion.attend import (
     attend,
-    attend_at_once,
     attend_in_caches,
     attend_in_memory,
 )
@@ -124,9 +125,16 @@ def test_attention_in_pieces_is_attention(form, limit, monkeypatch):
     weights = mix_of_prompts(10)
     monkeypatch.undo()
     whole = attend(*inputs, weights)
+    gradient_of_whole = jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x))), (0, 1, 2, 3))(
+        *inputs, weights
+    )
     monkeypatch.setattr(attention, "QUERIES", limit)
     monkeypatch.setattr(attention, "CPU_SCORES", 6 * limit)
     np.testing.assert_allclose(form(*inputs, weights), whole, atol=1e-5)
+    loss = lambda f: lambda *x: jnp.sum(jnp.sin(f(*x)))
+    pieces = jax.grad(loss(form), (0, 1, 2, 3))(*inputs, weights)
+    for ours, theirs in zip(pieces, gradient_of_whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_regional_attention_is_the_weighted_sum_over_prompts():
@@ -145,12 +153,39 @@ def test_large_scores_do_not_overflow():
     np.testing.assert_allclose(out, jax.nn.dot_product_attention(1e4 * q, k, v), atol=1e-4)
 
 
-def test_half_precision_adds_in_float32():
-    """256 equal values of 1: sums in bfloat16 would stop growing."""
-    q, k = jnp.zeros((2, 2, 4), jnp.bfloat16), jnp.zeros((2, 4, 2000), jnp.bfloat16)
-    out = attend_at_once(q, k, jnp.ones((2, 2000, 4), jnp.bfloat16), None)
-    assert out.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(out, 1.0)
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_half_precision_adds_in_float32(platform):
+    half = [x.astype(jnp.bfloat16) for x in queries_keys_values(4, 6)]
+    lowered = jax.jit(attend).trace(*half, mix_of_prompts(4)).lower(lowering_platforms=(platform,))
+    products = [x for x in lowered.as_text().splitlines() if "stablehlo.dot_general" in x]
+    assert len(products) == 2 and all(re.search(r"-> tensor<[\dx]*f32>", x) for x in products)
+    assert attend(*half).dtype == jnp.bfloat16
+
+
+def test_doubling_in_half_precision_is_as_near_as_the_plain_convolution():
+    x, kernel = draw(0, 1, 8, 8, 64), draw(1, 3, 3, 64, 64) / 24
+    exact = double_then_convolve(x, kernel, **NHWC)
+    half = [a.astype(jnp.bfloat16) for a in (x, kernel)]
+    ours = jnp.abs(convolve_then_double(*half).astype("f4") - exact).mean()
+    plain = jnp.abs(double_then_convolve(*half, **NHWC).astype("f4") - exact).mean()
+    assert convolve_then_double(*half).dtype == jnp.bfloat16 and ours < 1.1 * plain
+
+
+def test_many_images_are_doubled_one_after_another(monkeypatch):
+    x, kernel = draw(0, 3, 5, 7, 4), draw(1, 3, 3, 4, 6)
+    whole = convolve_then_double(x, kernel)
+    monkeypatch.setattr(convolution, "PRODUCTS", 1)
+    np.testing.assert_allclose(convolve_then_double(x, kernel), whole, atol=1e-5)
+
+
+def test_a_convolution_with_dilation_or_a_precision_is_the_plain_one():
+    x, kernel = draw(0, 1, 8, 8, 512), 0.05 * draw(1, 3, 3, 512, 512)
+    for options in ({"rhs_dilation": (2, 2)}, {"precision": "highest"}):
+        found = convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), **options, **NHWC)
+        plain = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), **options, **NHWC)
+        np.testing.assert_array_equal(found, plain)
+    padded = convolve(x, kernel[:1, :1], (1, 1), ((1, 1), (1, 1)), **NHWC)
+    assert padded.shape == (1, 10, 10, 512)
 
 
 def test_flash_attention_is_asked_for_on_cuda_alone(monkeypatch):
@@ -158,6 +193,10 @@ def test_flash_attention_is_asked_for_on_cuda_alone(monkeypatch):
 
     class Cuda:
         platform_version = "PJRT C API\ncuda 12090"
+        compute_capability = "8.0"
+
+        def local_devices(self):
+            return [self]
 
     def record(queries, *_, implementation):
         asked.append(implementation)
@@ -170,4 +209,6 @@ def test_flash_attention_is_asked_for_on_cuda_alone(monkeypatch):
     attend(*half)
     attend(*(x.astype(jnp.float32) for x in half))
     attend(*(x[..., :3] for x in half))
+    monkeypatch.setattr(Cuda, "compute_capability", "7.5")
+    attend(*half)
     assert asked == ["cudnn"]

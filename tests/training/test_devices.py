@@ -68,6 +68,12 @@ def test_rows_are_drawn_where_they_lie():
     np.testing.assert_array_equal(np.asarray(rows["x"]) // 2, own)  # two rows of each of four
 
 
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    data = devices.spread(np.arange(8), devices.make_mesh(4, 1))
+    with pytest.raises(ValueError, match=r"count=6 is not a multiple of the 4 devices .* try 4"):
+        devices.draw_rows(data, jax.random.key(0), 6)
+
+
 def test_a_dataset_smaller_than_the_mesh_is_refused():
     with pytest.raises(ValueError, match="dataset of 3 rows has none for some of 4 devices"):
         devices.spread(np.arange(3), devices.make_mesh(4, 1))

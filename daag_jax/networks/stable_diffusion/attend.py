@@ -22,10 +22,10 @@ from jaxtyping import Array, Float
 
 QUERIES = 1024
 CPU_SCORES = 2**22
-FLASH_DTYPES, FLASH_WIDTH = (
-    (jnp.bfloat16, jnp.float16),
-    128,
-)  # what cuDNN takes on every chip since Ampere
+# what cuDNN takes on every chip since Ampere, whose compute capability is 8.0
+FLASH_DTYPES = (jnp.bfloat16, jnp.float16)
+FLASH_WIDTH = 128
+FLASH_CAPABILITY = 8.0
 
 
 def attend(
@@ -50,7 +50,10 @@ def has_flash(queries: Float[Array, "B T N D"]) -> bool:
     """Whether cuDNN's flash attention takes these queries here."""
     width = queries.shape[-1]
     is_taken = queries.dtype in FLASH_DTYPES and width % 8 == 0 and width <= FLASH_WIDTH
-    return is_taken and "cuda" in get_backend().platform_version
+    backend = get_backend()
+    if not is_taken or "cuda" not in backend.platform_version:
+        return False
+    return float(backend.local_devices()[0].compute_capability) >= FLASH_CAPABILITY
 
 
 def attend_in_memory(
@@ -106,7 +109,7 @@ def attend_in_pieces(
     weights: Float[Array, "*B T P"] | None,
     size: int,
 ) -> Float[Array, "*B T D"]:
-    """Attention of one head, ``size`` queries at a time; a backward pass computes the scores again."""
+    """Attention of one head, ``size`` queries at a time; a backward pass over several computes their scores again."""
     length = queries.shape[-2]
     if length <= size:
         return attend_at_once(queries, keys, values, weights)

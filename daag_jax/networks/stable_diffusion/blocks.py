@@ -13,10 +13,6 @@ from jaxtyping import Array, Float
 from daag_jax.networks.stable_diffusion.convolve import convolve, double_and_convolve
 
 Dtype = jnp.dtype | type | None
-GATHERED_PIXELS, GATHERED_WEIGHTS = (
-    256,
-    500**2,
-)  # at most so many pixels, at least so many weights a tap
 
 
 def conv(features: int, dtype: Dtype, size: int = 3, stride: int = 1, **options) -> nn.Conv:
