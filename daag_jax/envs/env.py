@@ -33,11 +33,8 @@ class Env(Protocol):
     spec: Spec
     horizon: int  # steps of an episode
 
-    def reset(self, key: Key, task: Any = None, colors: Array | None = None) -> State:
-        """A fresh state; the same key gives the same state, another key another one.
-
-        ``task`` and ``colors`` [J] replace the world's own; both are kept in ``info``.
-        """
+    def reset(self, key: Key) -> State:
+        """A fresh state; the same key gives the same state, another key another one."""
         ...
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -50,6 +47,10 @@ class PixelEnv(Env, Protocol):
     """A world that can be seen and talked about."""
 
     captions: tuple[str, ...]
+
+    def reset(self, key: Key, task: Any = None, colors: Array | None = None) -> State:
+        """A fresh state; ``task`` and ``colors`` [J] replace the world's own, and both are kept in ``info``."""
+        ...
 
     def render(self, state: State) -> Frame:
         """What every camera sees, leading axis V."""

@@ -54,3 +54,21 @@ class Physics:
     def follow(self, state: PhysicsState, ctrls: Float[Array, "N U"]) -> PhysicsState:
         """N steps, each with its own targets."""
         return jax.lax.scan(lambda s, ctrl: (self.step(s, ctrl), None), state, ctrls)[0]
+
+    def hold(
+        self, state: PhysicsState, ctrl: Float[Array, "U"], num_steps: int
+    ) -> tuple[PhysicsState, Float[Array, "S"]]:
+        """``num_steps`` steps under the same controls, and the sensors' values at the last one (before it moved)."""
+
+        def step(carry: tuple, _: None) -> tuple[tuple, None]:
+            state = carry[0]
+            data = self.blank.replace(
+                qpos=state.qpos, qvel=state.qvel, ctrl=ctrl, qacc_warmstart=state.warmstart
+            )
+            with jax.numpy_rank_promotion("allow"):
+                data = mjx.step(self.mjx_model, data)
+            after = PhysicsState(data.qpos, data.qvel, ctrl, data.qacc_warmstart)
+            return (after, data.sensordata), None
+
+        blank = jnp.zeros((self.model.nsensordata,), state.qpos.dtype)
+        return jax.lax.scan(step, (state._replace(ctrl=ctrl), blank), None, length=num_steps)[0]

@@ -1,0 +1,59 @@
+"""The worlds that are observed without pixels, by name: ``make_world("maze2d-medium")``.
+
+Each row says which module of ``envs/tasks`` holds the world, its class and its configuration, with what the name
+changes in it; and which function of ``envs/experts`` makes its demonstrator.  Modules are imported on demand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from daag_jax.envs.env import Env
+from daag_jax.envs.experts.expert import Expert
+from daag_jax.names import check_name
+
+
+class World(NamedTuple):
+    """``module.cls(module.config(**changes))`` and ``experts.EXPERT(env)``."""
+
+    module: str
+    cls: str
+    config: str
+    expert: str  # "module.function" in envs/experts
+    changes: Mapping[str, Any] = {}
+
+
+WORLDS: dict[str, World] = {
+    "maze2d-medium": World("maze", "Maze", "MazeConfig", "maze.waypoints"),
+    "fetch-pick": World("fetch", "Fetch", "FetchConfig", "fetch.scripted", {"task": "pick"}),
+    "fetch-push": World("fetch", "Fetch", "FetchConfig", "fetch.scripted", {"task": "push"}),
+    "halfcheetah": World("locomotion", "HalfCheetah", "HalfCheetahConfig", "trained.trained"),
+    "walker2d": World("locomotion", "Walker2d", "Walker2dConfig", "trained.trained"),
+    "ant-reach": World("ant_reach", "AntReach", "AntReachConfig", "trained.trained"),
+    "hand-rotate": World("hand_rotate", "HandRotate", "HandRotateConfig", "hand.planned"),
+}
+
+
+def make_world(name: str, **changes: Any) -> Env:
+    """The world of that name, with fields of its configuration changed.
+
+    Raises:
+        ValueError: the name or a field is unknown (the nearest is named), or a value does not fit.
+    """
+    check_name("world", name, WORLDS)
+    row = WORLDS[name]
+    module = importlib.import_module(f"daag_jax.envs.tasks.{row.module}")
+    config = getattr(module, row.config)
+    for field in changes:
+        check_name(f"field of {row.config}", field, [f.name for f in dataclasses.fields(config)])
+    return getattr(module, row.cls)(config(**{**row.changes, **changes}))
+
+
+def make_expert(name: str, env: Env) -> Expert:
+    """The demonstrator of a world made by :func:`make_world`."""
+    check_name("world", name, WORLDS)
+    module, function = WORLDS[name].expert.split(".")
+    return getattr(importlib.import_module(f"daag_jax.envs.experts.{module}"), function)(env)

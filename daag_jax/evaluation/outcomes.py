@@ -1,0 +1,141 @@
+"""Worlds without pixels: how well a policy does, and demonstrations of an expert.
+
+Both are scans over steps of B worlds at once; a world that is done stands still.  An evaluation keeps nothing but
+success, return and length, so thousands of episodes of many policies fit (``jax.vmap`` over states of the policy).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from daag_jax.envs.env import Env, State
+from daag_jax.envs.experts.expert import Expert
+from daag_jax.evaluation.rollout import Act
+from daag_jax.types import Context, Episode, Key, Window
+
+
+class Outcomes(NamedTuple):
+    """What became of B episodes."""
+
+    success: Bool[Array, "*B"]  # at any step
+    returns: Float[Array, "*B"]  # undiscounted
+    length: Int[Array, "*B"]
+
+
+def evaluate_policy(
+    env: Env, act: Act, policy: Any, key: Key, num: int, window: Window = Window()
+) -> Outcomes:
+    """``num`` episodes of ``act(policy, context, key)``; its actions are kept inside the bounds of ``env.spec``."""
+    reset_key, act_key = jax.random.split(key)
+    state = jax.vmap(env.reset)(jax.random.split(reset_key, num))
+    history = jnp.repeat(state.obs[:, None], window.history, axis=1)
+    blank = Outcomes(jnp.zeros(num, bool), jnp.zeros(num), jnp.zeros(num, jnp.int32))
+    low, high = bounds(env)
+
+    def step(carry: tuple, action: Array) -> tuple[tuple, None]:
+        state, history, found = carry
+        was_done = state.done > 0
+        after = frozen(was_done, state, jax.vmap(env.step)(state, jnp.clip(action, low, high)))
+        history = jnp.concatenate([history[:, 1:], after.obs[:, None]], axis=1)
+        found = Outcomes(
+            found.success | (~was_done & (after.metrics["success"] > 0)),
+            found.returns + jnp.where(was_done, 0.0, after.reward),
+            found.length + ~was_done,
+        )
+        return (after, history, found), None
+
+    def decide(carry: tuple, key: Key) -> tuple[tuple, None]:
+        actions = act(policy, Context(carry[1]), key)
+        return jax.lax.scan(step, carry, jnp.moveaxis(actions[:, : window.execute], 1, 0))
+
+    decisions = -(-env.horizon // window.execute)
+    keys = jax.random.split(act_key, decisions)
+    return jax.lax.scan(decide, (state, history, blank), keys)[0][2]
+
+
+def demonstrate(env: Env, expert: Expert, key: Key, num: int) -> Episode:
+    """``num`` attempts of an expert [B, max_steps, ..]; ``extras["accepted"]`` [B] says which are demonstrations.
+
+    The world's own horizon and success do not end an attempt, only the expert does.  ``extras`` also hold the success
+    [B], and qpos of the first state, from which the attempt can be replayed.
+    """
+    reset_key, start_key, act_key = jax.random.split(key, 3)
+    state = jax.vmap(env.reset)(jax.random.split(reset_key, num))
+    memory = jax.vmap(expert.start)(state, jax.random.split(start_key, num))
+    low, high = bounds(env)
+
+    def step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
+        state, memory, is_over = carry
+        action, remembered = jax.vmap(expert.act)(memory, state, jax.random.split(key, num))
+        after = jax.vmap(env.step)(state, jnp.clip(action, low, high))
+        after = frozen(is_over, state, after)
+        memory = frozen(is_over, memory, remembered)
+        ends = is_over | jax.vmap(expert.is_finished)(memory, after)
+        return (after, memory, ends), (after.obs, action, after.reward, ~is_over, after.metrics)
+
+    blank = jnp.zeros(num, bool)
+    keys = jax.random.split(act_key, expert.max_steps)
+    (last, _, ended), path = jax.lax.scan(step, (state, memory, blank), keys)
+    observations, actions, rewards, alive, metrics = (
+        jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), part) for part in path
+    )
+    length = jnp.sum(alive, axis=1)
+    accepted = ended & (length >= expert.min_steps) & jax.vmap(expert.is_accepted)(last)
+    return Episode(
+        jnp.concatenate([state.obs[:, None], observations], axis=1),
+        jnp.zeros((num, expert.max_steps + 1, 0, 0, 0, 3), jnp.uint8),
+        actions,
+        jnp.where(alive, rewards, 0.0),
+        length,
+        {
+            "accepted": accepted,
+            "success": jnp.any(alive & (metrics["success"] > 0), axis=1),
+            "qpos": state.pipeline_state.qpos,
+        },
+    )
+
+
+def demonstrations(env: Env, expert: Expert, seed: int, num: int, batch: int = 64) -> Episode:
+    """Exactly ``num`` accepted demonstrations, the same for the same seed; attempts run ``batch`` at a time.
+
+    Raises:
+        ValueError: after 20 batches fewer than one attempt in ten was accepted.
+    """
+    attempt = jax.jit(lambda key: demonstrate(env, expert, key, batch))
+    root, kept, count, tried = jax.random.key(seed), [], 0, 0
+    while count < num:
+        episodes = jax.device_get(attempt(jax.random.fold_in(root, tried)))
+        rows = np.flatnonzero(episodes.extras["accepted"])
+        kept.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], episodes))
+        count, tried = count + len(rows), tried + 1
+        if tried >= 20 and count < 0.1 * tried * batch:
+            raise ValueError(
+                f"{count} of {tried * batch} attempts of the expert were accepted; it does not fit this world."
+            )
+    episodes = jax.tree.map(lambda *x: np.concatenate(x)[:num], *kept)
+    longest = int(episodes.length.max())
+    return episodes._replace(
+        observations=episodes.observations[:, : longest + 1],
+        images=episodes.images[:, : longest + 1],
+        actions=episodes.actions[:, :longest],
+        rewards=episodes.rewards[:, :longest],
+    )
+
+
+def bounds(env: Env) -> tuple[Array, Array]:
+    """The lowest and highest actions [1, A]."""
+    spec = env.spec
+    low = jnp.asarray(spec.action_low or (-1.0,) * spec.action_dim)
+    high = jnp.asarray(spec.action_high or (1.0,) * spec.action_dim)
+    return low[None], high[None]
+
+
+def frozen(is_over: Bool[Array, "B"], old: Any, new: Any) -> Any:
+    """``old`` in the rows that are over, ``new`` in the others."""
+    pick = lambda a, b: jnp.where(is_over.reshape((-1,) + (1,) * (b.ndim - 1)), a, b)
+    return jax.tree.map(pick, old, new)
