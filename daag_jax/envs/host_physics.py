@@ -1,8 +1,8 @@
 """C MuJoCo with the verbs of :mod:`daag_jax.envs.physics`: for models that MJX cannot run, or not fast enough.
 
 A step of B worlds is one call to the host, which spreads them over threads (``mujoco.rollout``); it stands inside
-``jit``, ``vmap`` and ``scan``, but not inside ``grad``.  On a CPU it is several times faster than MJX; on an accelerator
-every call costs a transfer.
+``jit``, ``vmap`` and ``scan``, but not inside ``grad``.  On a CPU it is ten times faster than MJX and more; on an
+accelerator every call costs a transfer.
 
 Each call begins without a warm start of the solver, so that a state is nothing but positions, velocities and controls;
 against steps with one the difference is the solver's tolerance.

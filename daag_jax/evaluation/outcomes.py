@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from daag_jax.envs.env import Env, State
+from daag_jax.envs.env import Env
 from daag_jax.envs.experts.expert import Expert
 from daag_jax.evaluation.rollout import Act
 from daag_jax.types import Context, Episode, Key, Window
