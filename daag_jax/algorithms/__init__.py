@@ -25,6 +25,9 @@ ALGORITHMS: dict[str, Entry] = {
     entry.function: entry
     for entry in (
         Entry("bc", "BcConfig", ("spec",)),
+        Entry("dbc", "DbcConfig", ("spec",)),
+        Entry("implicit_bc", "ImplicitBcConfig", ("spec",)),
+        Entry("diffusion_policy", "DiffusionPolicyConfig", ("spec",)),
         Entry("self_imitation", "SelfImitationConfig", ("spec",)),
         Entry("autoencoder", "AutoencoderConfig", ()),
         Entry("contrastive", "ContrastiveConfig", ("captions",)),

@@ -1,24 +1,33 @@
 """Behaviour cloning (Pomerleau 1989) from observations without pixels.
 
-    loss = sum_t m_t l(a_t, pi(o_{t-K+1..t})) / sum_t m_t,    l: parts/action_head.py
+    loss = sum_t m_t l(a_t, pi(o_{t-K+1..t} + n)) / sum_t m_t,    n ~ N(0, observation_noise^2)
 
 An example has history + execute - 1 steps: the decision is taken at step K - 1, and the chunk of actions follows.
 
-Differs from the paper: a LayerNorm MLP with AdamW, and chunks of actions when ``execute`` > 1.
+    head "bounded"   tanh to the action's range, l of parts/action_head.py, in half-ranges
+    head "linear"    no range, l = |a - pi|^2 or |a - pi|: for actions that are standardised (Diffusion-BC's policy)
+
+Differs from the paper: a LayerNorm MLP with AdamW, and chunks of actions when ``execute`` > 1.  ``paper_policy`` gives
+the network and optimiser of Diffusion-BC's release (arXiv 2302.13335; specs/dbc.md section 1.5).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
 
 from daag_jax.algorithms.parts.action_head import (
     Exploration,
     action_head,
     best,
     decide,
+    from_unit,
     negative_log_likelihood,
     to_unit,
 )
@@ -30,7 +39,10 @@ from daag_jax.algorithms.parts.trainable import (
     make_optimizer,
 )
 from daag_jax.networks.mlp import Mlp
-from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
+from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Params, Spec, Window
+
+HEADS = ("bounded", "linear")
+ACTIVATIONS = {"silu": jax.nn.silu, "tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,19 @@ class BcConfig:
     """Fields of behaviour cloning; our choice throughout."""
 
     hidden_dims: tuple[int, ...] = (256, 256)
+    activation: str = "silu"
+    layer_norm: bool = True
+    orthogonal: bool = False  # initial hidden kernels, gain sqrt 2
+    head: str = "bounded"  # or "linear"
     likelihood: str = "squared"  # or "absolute", "gaussian"
     sigma: float | None = None  # of "gaussian", in half-ranges of the action; None: learnt
     binary_dims: tuple[int, ...] = ()  # action dimensions that are two-way decisions
     exploration: Exploration = Exploration()
+    observation_noise: float = 0.0  # standard deviation while learning, in units of the observation
     history: int = 1
     execute: int = 1
     learning_rate: float = 3e-4
+    decay_steps: int = 0  # updates over which the learning rate falls to 0 on a line; 0: constant
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # 0: no average
@@ -53,44 +71,132 @@ class BcConfig:
         for field in ("history", "execute"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is not positive; try 1.")
+        for field, known in (("head", HEADS), ("activation", tuple(ACTIVATIONS))):
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"{field} {getattr(self, field)!r} is unknown; use one of {known}."
+                )
+        if self.head == "linear" and (self.likelihood == "gaussian" or self.binary_dims):
+            raise ValueError(
+                f"head 'linear' has likelihood {self.likelihood!r} and binary_dims {self.binary_dims}; use 'squared' "
+                "or 'absolute' without binary dimensions, or head='bounded'."
+            )
+        for field in ("observation_noise", "decay_steps"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} is negative; 0 switches it off.")
+
+
+def paper_policy(hidden_dims: tuple[int, ...], learning_rate: float, decay_steps: int) -> BcConfig:
+    """Diffusion-BC's policy: a tanh MLP with a linear head, Adam, clipped at 0.5, its rate falling to 0."""
+    return BcConfig(
+        hidden_dims,
+        activation="tanh",
+        layer_norm=False,
+        orthogonal=True,
+        head="linear",
+        learning_rate=learning_rate,
+        decay_steps=decay_steps,
+        weight_decay=0.0,
+        max_grad_norm=0.5,
+    )
+
+
+class Policy(NamedTuple):
+    """What behaviour cloning and what builds on it share."""
+
+    init: Callable[[Key], Params]
+    inputs: Callable[[Batch | Context], Float[Array, "B I"]]
+    decide: Callable[[Params, Float[Array, "B I"]], Array]  # -> raw numbers [B, k, R]
+    actions: Callable[[Array], Float[Array, "B k A"]]  # of raw numbers: the best action
+    loss: Callable[[Array, Batch], tuple[Array, Metrics]]
+    optimizer: optax.GradientTransformation
+    window: Window
+
+
+def make_policy(config: BcConfig, spec: Spec) -> Policy:
+    """The network of observations [B, K, O] (and ``extras["task"]`` [B, D]), its actions and its loss."""
+    head = action_head(spec, config.likelihood, config.binary_dims, config.sigma)
+    is_linear = config.head == "linear"
+    first, stop = config.history - 1, config.history - 1 + config.execute
+    net = Mlp(
+        config.hidden_dims,
+        config.execute * head.out_dim,
+        layer_norm=config.layer_norm,
+        out_scale=0.01,
+        activation=ACTIVATIONS[config.activation],
+        orthogonal=config.orthogonal,
+    )
+
+    def inputs(data: Batch | Context) -> jax.Array:
+        seen = data.observations[:, : config.history]
+        parts = [seen.reshape(seen.shape[0], -1)]
+        return jnp.concatenate(parts + ([data.extras["task"]] if spec.task_dim else []), axis=-1)
+
+    def init(key: Key) -> Params:
+        input_dim = config.history * spec.observation_dim + spec.task_dim
+        return net.init(key, jnp.zeros((1, input_dim)))
+
+    def decide(params: Params, seen: jax.Array) -> jax.Array:
+        return net.apply(params, seen).reshape(seen.shape[0], config.execute, head.out_dim)
+
+    def actions(raw: jax.Array) -> jax.Array:
+        return raw if is_linear else from_unit(head, best(head, raw))
+
+    def loss(raw: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        demonstrated = batch.actions[:, first:stop]
+        mask = batch.mask[:, first:stop].astype(jnp.float32)
+        count = jnp.maximum(jnp.sum(mask), 1.0)
+        if is_linear:
+            gap = jnp.abs(raw - demonstrated)
+            cost = gap if config.likelihood == "absolute" else jnp.square(gap)
+        else:
+            gap = jnp.abs(best(head, raw) - to_unit(head, demonstrated))
+            cost = negative_log_likelihood(head, raw, demonstrated)
+        loss = jnp.sum(mask * jnp.mean(cost, axis=-1)) / count
+        return loss, {
+            "loss/policy": loss,
+            "error": jnp.sum(mask * jnp.mean(gap, axis=-1)) / count,
+        }
+
+    rate = config.learning_rate
+    if config.decay_steps:
+        rate = optax.linear_schedule(rate, 0.0, config.decay_steps)
+    optimizer = make_optimizer(rate, config.max_grad_norm, config.weight_decay)
+    fields = ("task",) if spec.task_dim else ()
+    window = Window(config.history, stop, config.execute, fields)
+    return Policy(init, inputs, decide, actions, loss, optimizer, window)
+
+
+def act_with(config: BcConfig, spec: Spec, policy: Policy) -> Callable:
+    """The verb ``act`` of a policy: its best action, or one that explores."""
+    head = action_head(spec, config.likelihood, config.binary_dims, config.sigma)
+
+    def act(state: Trainable, context: Context, key: Key) -> Actions:
+        raw = policy.decide(averaged(state), policy.inputs(context))
+        if config.head == "linear":
+            noise = jax.random.normal(key, raw.shape) if config.exploration.noise else 0.0
+            return raw + config.exploration.noise * noise
+        return decide(head, raw, key, config.exploration, context.extras.get("explore"))
+
+    return act
+
+
+def noisy(x: Float[Array, "B I"], scale: float, key: Key) -> Float[Array, "B I"]:
+    """Inputs with Gaussian noise while learning."""
+    return x + scale * jax.random.normal(key, x.shape) if scale else x
 
 
 def bc(config: BcConfig, spec: Spec) -> Algorithm:
     """Observations [B, K, O] (and, where ``spec.task_dim`` > 0, ``extras["task"]`` [B, D]) to actions."""
-    head = action_head(spec, config.likelihood, config.binary_dims, config.sigma)
-    first, stop = config.history - 1, config.history - 1 + config.execute
-    net = Mlp(config.hidden_dims, config.execute * head.out_dim, out_scale=0.01)
-    optimizer = make_optimizer(config.learning_rate, config.max_grad_norm, config.weight_decay)
-
-    def raw_actions(params, data: Batch | Context) -> jax.Array:
-        seen = data.observations[:, : config.history]
-        parts = [seen.reshape(seen.shape[0], -1)]
-        if spec.task_dim:
-            parts.append(data.extras["task"])
-        raw = net.apply(params, jnp.concatenate(parts, axis=-1))
-        return raw.reshape(seen.shape[0], config.execute, head.out_dim)
+    policy = make_policy(config, spec)
 
     def init(key: Key) -> Trainable:
-        inputs = jnp.zeros((1, config.history * spec.observation_dim + spec.task_dim))
-        return create(net.init(key, inputs), optimizer, ema=config.ema_decay > 0)
-
-    def loss_fn(params, batch: Batch) -> tuple[jax.Array, Metrics]:
-        raw, actions = raw_actions(params, batch), batch.actions[:, first:stop]
-        mask = batch.mask[:, first:stop].astype(jnp.float32)
-        count = jnp.maximum(jnp.sum(mask), 1.0)
-        cost = jnp.mean(negative_log_likelihood(head, raw, actions), axis=-1)
-        error = jnp.mean(jnp.abs(best(head, raw) - to_unit(head, actions)), axis=-1)
-        loss = jnp.sum(mask * cost) / count
-        return loss, {"loss/policy": loss, "error": jnp.sum(mask * error) / count}
+        return create(policy.init(key), policy.optimizer, ema=config.ema_decay > 0)
 
     def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:
-        del key
-        gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch)
-        return apply_gradients(state, gradients, optimizer, config.ema_decay), metrics
+        seen = noisy(policy.inputs(batch), config.observation_noise, key)
+        loss_fn = lambda params: policy.loss(policy.decide(params, seen), batch)
+        gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+        return apply_gradients(state, gradients, policy.optimizer, config.ema_decay), metrics
 
-    def act(state: Trainable, context: Context, key: Key) -> Actions:
-        raw = raw_actions(averaged(state), context)
-        return decide(head, raw, key, config.exploration, context.extras.get("explore"))
-
-    fields = ("task",) if spec.task_dim else ()
-    return Algorithm(Window(config.history, stop, config.execute, fields), init, update, act)
+    return Algorithm(policy.window, init, update, act_with(config, spec, policy))

@@ -28,11 +28,13 @@ class Mlp(nn.Module):
     layer_norm: bool = True
     out_scale: float = 1.0
     activation: Activation = jax.nn.silu
+    orthogonal: bool = False  # hidden kernels, with gain sqrt 2
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B D"]:
+        usual, orthogonal = nn.initializers.lecun_normal(), nn.initializers.orthogonal(2**0.5)
         for width in self.hidden_dims:
-            x = nn.Dense(width)(x)
+            x = nn.Dense(width, kernel_init=orthogonal if self.orthogonal else usual)(x)
             x = nn.LayerNorm()(x) if self.layer_norm else x
             x = self.activation(x)
         init = nn.initializers.variance_scaling(self.out_scale, "fan_in", "truncated_normal")
@@ -82,7 +84,7 @@ class DenoisingMlp(nn.Module):
 
 
 class StepMlp(nn.Module):
-    """A network(xt, step) -> prediction; steps are 0 .. num_steps - 1, integers or floats that are whole.
+    """A network(xt, step[, condition]) -> prediction; steps are 0 .. num_steps - 1, integers or floats that are whole.
 
     Differs from the release: its fourth hidden layer is built and never used; here it does not exist.
     """
@@ -92,9 +94,11 @@ class StepMlp(nn.Module):
     depth: int = 3
 
     @nn.compact
-    def __call__(self, xt: Float[Array, "B D"], step: Array) -> Float[Array, "B D"]:
+    def __call__(
+        self, xt: Float[Array, "B D"], step: Array, condition: Float[Array, "B C"] | None = None
+    ) -> Float[Array, "B D"]:
         index = jnp.round(step).astype(jnp.int32)
-        x = xt
+        x = xt if condition is None else jnp.concatenate([xt, condition], axis=-1)
         for _ in range(self.depth):
             x = jax.nn.relu(nn.Dense(self.width)(x) + nn.Embed(self.num_steps, self.width)(index))
         return nn.Dense(xt.shape[-1], name="out")(x)
