@@ -61,13 +61,14 @@ def list_all(options: List) -> None:
     from daag_jax.algorithms import ALGORITHMS
     from daag_jax.assets import ASSETS
     from daag_jax.envs.tasks.rgb_stacking import task_sentences
+    from daag_jax.envs.worlds import WORLDS
 
     print("algorithms")
     for name, entry in ALGORITHMS.items():
         module = importlib.import_module(f"daag_jax.algorithms.{name}")
         first = (module.__doc__ or "").strip().splitlines()[0]
         print(f"  {name:<18}{first}  [{entry.config}]")
-    print("worlds\n  " + "\n  ".join(ENVS))
+    print("worlds\n  " + "\n  ".join((*ENVS, *WORLDS)))
     print("tasks\n  " + "\n  ".join(task_sentences()))
     print("shipped weights")
     for card in sorted(ASSETS.glob("*.md")):

@@ -7,30 +7,111 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from daag_jax.names import check_name
 
 ENVS = ("rgb_stacking",)
 POLICIES = ("expert", "random")
+FORMATS = ("minari", "npz", "d4rl", "safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    """Writes episodes of an expert, or of random actions, to a file."""
+    """Writes episodes of an expert, or of random actions: of rgb_stacking, or of a world without pixels."""
 
-    out: Path = Path("runs/episodes")
-    env: str = "rgb_stacking"
-    policy: str = "expert"
-    task: str = "Stack the red object on top of the blue object"
-    mode: str = "primitive"
+    world: tyro.conf.Positional[str] = "rgb_stacking"
+    out: Path = Path("runs/episodes")  # a folder
+    policy: str = "expert"  # or "random" (rgb_stacking)
     episodes: int = 64
+    seed: int = 0
+    format: str = ""  # minari, npz, d4rl or safetensors; "": minari, but for rgb_stacking the last
+    overwrite: bool = False  # what another call wrote; rgb_stacking always does
+    clip_actions: bool = False  # to the bounds, where the expert goes beyond; not rgb_stacking
+    task: str = "Stack the red object on top of the blue object"  # this and below: rgb_stacking
+    mode: str = "primitive"
     noise: float = 0.0  # Gaussian, on the expert's actions
     resolution: int = 64
-    seed: int = 0
     videos: int = 0  # episodes also written as mp4
+
+    def __post_init__(self):
+        if self.episodes < 1:
+            raise ValueError(f"episodes={self.episodes} is not positive; try 100.")
+        if self.format:
+            check_name("format", self.format, FORMATS)
 
 
 def collect(options: Collect) -> None:
     """Runs :class:`Collect`."""
+    from daag_jax.envs.worlds import WORLDS
+
+    check_name("world", options.world, (*ENVS, *WORLDS))
+    check_name("policy", options.policy, POLICIES)
+    (_collect_pixels if options.world in ENVS else _collect_world)(options)
+
+
+def _collect_world(options: Collect) -> None:
+    import numpy as np
+
+    from daag_jax.data.datasets import action_bounds, summary
+    from daag_jax.envs import worlds
+    from daag_jax.evaluation.outcomes import demonstrations
+
+    _refuse_others(options, ("task", "mode", "noise", "resolution", "videos", "policy"))
+    path = path_of(options)
+    if not options.overwrite and path.exists():  # said before the work, not after
+        raise FileExistsError(f"{path} exists; name another --out, or replace it: --overwrite.")
+    env = worlds.make_world(options.world)
+    expert = worlds.make_expert(options.world, env)
+    episodes = demonstrations(env, expert, options.seed, options.episodes)
+    if options.clip_actions:
+        clipped = np.clip(episodes.actions, *action_bounds(env.spec))
+        episodes = episodes._replace(actions=clipped)
+    write_dataset(path, episodes, options, env.spec)
+    print(f"{path}: {summary(episodes, env.spec)}")
+
+
+def path_of(options: Collect) -> Path:
+    """Where the episodes of a world without pixels go."""
+    from daag_jax.data.minari_files import dataset_name
+
+    names = {
+        "minari": dataset_name(options.world),
+        "npz": f"{options.world}.npz",
+        "d4rl": f"{options.world}.hdf5",
+        "safetensors": "episodes.safetensors",
+    }
+    return options.out / names[options.format or "minari"]
+
+
+def write_dataset(path: Path, episodes: Any, options: Collect, spec: Any) -> None:
+    """Writes the episodes of a world without pixels in the form that was asked for."""
+    from daag_jax.data.disk import write_episodes
+    from daag_jax.data.flat_files import write_d4rl, write_npz
+    from daag_jax.data.minari_files import write_minari
+
+    world, seed, overwrite = options.world, options.seed, options.overwrite
+    if options.format in ("npz", "d4rl"):
+        write = write_npz if options.format == "npz" else write_d4rl
+        write(path, episodes, world, seed, overwrite)
+    elif options.format == "safetensors":
+        write_episodes(path, episodes, task=world)
+    else:
+        write_minari(options.out, episodes, world, spec, seed=seed, overwrite=overwrite)
+
+
+def _refuse_others(options: Collect, names: Sequence[str]) -> None:
+    """Raises ValueError where an option was given that means nothing to this world."""
+    for name in names:
+        if getattr(options, name) != (default := getattr(Collect, name)):
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--{flag} {getattr(options, name)} means nothing to world {options.world!r}; "
+                f"leave it at {default}."
+            )
+
+
+def _collect_pixels(options: Collect) -> None:
     import jax
 
     from daag_jax.data.disk import write_episodes
@@ -38,8 +119,9 @@ def collect(options: Collect) -> None:
     from daag_jax.evaluation.demonstrate import demonstrate
     from daag_jax.evaluation.rollout import random_actions, rollout
 
-    check_name("world", options.env, ENVS)
-    check_name("policy", options.policy, POLICIES)
+    if options.format not in ("", "safetensors"):
+        raise ValueError(f"--format {options.format} holds no pixels; use safetensors.")
+    _refuse_others(options, ("clip_actions",))
     env = make_world(options.mode, options.task, options.resolution)
     if options.policy == "expert":
         run = lambda key: demonstrate(env, expert(env), key, options.episodes, noise=options.noise)

@@ -1,9 +1,12 @@
-"""``daag train`` and ``daag evaluate``: policies from a file of episodes, and how well they do."""
+"""``daag train`` and ``daag evaluate``: policies from a data set of episodes, and how well they do.
+
+``policy.json`` of a run folder says what was trained (algorithm, configuration, spec, statistics by which the data were
+normalised), on what, and for which world; with it and a checkpoint the policy acts again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import typing
 from collections.abc import Sequence
@@ -13,8 +16,8 @@ from typing import Any
 import tyro
 
 from daag_jax.commands.episodes import make_world, write_videos
+from daag_jax.commands.training_data import data_card, prepared
 
-TRAINABLE = ("bc", "self_imitation")
 Positional = tyro.conf.Positional
 
 
@@ -25,24 +28,26 @@ class Evaluate:
     run: Positional[Path]
     episodes: int = 64
     seed: int = 1
-    task: str = ""  # another than it was trained for
+    world: str = ""  # where policy.json does not say it: one without pixels
+    task: str = ""  # another than it was trained for; this and below: rgb_stacking
     videos: int = 4
 
 
 def train(arguments: Sequence[str]) -> None:
     """``daag train ALGORITHM EPISODES [options]``: the options depend on the algorithm."""
-    from daag_jax.algorithms import config_class
+    from daag_jax.algorithms import ALGORITHMS, config_class
 
+    trainable = [name for name, entry in ALGORITHMS.items() if entry.inputs == ("spec",)]
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(
-            f"train needs an algorithm and a file: daag train {TRAINABLE[0]} EPISODES."
+            f"train needs an algorithm and a file: daag train {trainable[0]} EPISODES."
         )
     name = arguments[0]
     kind = config_class(name)
-    if name not in TRAINABLE:
+    if name not in trainable:
         raise ValueError(
             f"{name!r} learns from frames, not from episodes; use `python -m experiments.pretrain` "
-            f"(autoencoder, clip or denoiser), or train one of {', '.join(TRAINABLE)}."
+            f"(autoencoder, clip or denoiser), or train one of {', '.join(trainable)}."
         )
     from daag_jax.training.fit import FitConfig
 
@@ -53,32 +58,24 @@ def train(arguments: Sequence[str]) -> None:
         ("batch", int, 64),
         ("discount", float, 1.0),  # of the returns, for algorithms that read them
         ("only_successes", bool, False),
+        ("world", str, ""),  # where the data set does not say it
+        ("normalize", bool, True),  # of data without pixels: (x - mean) / std
+        ("clip_actions", bool, False),  # to the world's bounds
+        ("any_actions", bool, False),  # also beyond the world's bounds
     ]
     options_class = dataclasses.make_dataclass("Train", fields, frozen=True)
-    options_class.__doc__ = f"Trains {name} on a file of episodes."
+    options_class.__doc__ = (
+        f"Trains {name} on episodes: a Minari data set, .hdf5 of D4RL, .npz or .safetensors."
+    )
     _train(name, tyro.cli(options_class, args=list(arguments[1:]), prog=f"daag train {name}"))
 
 
 def _train(name: str, options: Any) -> None:
-    import jax
-    import numpy as np
-
-    from daag_jax.algorithms import make
-    from daag_jax.data.disk import cameras_of_file, read_episodes
     from daag_jax.data.windows import draw_windows, episode_data
     from daag_jax.training.fit import Sampler, fit
-    from daag_jax.types import Spec
 
-    episodes, task = read_episodes(options.episodes)
-    if options.only_successes:
-        rows = np.flatnonzero(episodes.extras["success"])
-        episodes = jax.tree.map(lambda x: x[rows], episodes)
-    spec = Spec(
-        episodes.observations.shape[-1],
-        episodes.actions.shape[-1],
-        image_shape=tuple(episodes.images.shape[2:]),
-    )
-    algorithm = make(name, options.config, spec)
+    episodes, spec, stats, world = prepared(options)
+    algorithm = learner(name, options.config, spec, stats)
     window, batch = algorithm.window, options.batch
     data = episode_data(episodes, window, options.discount)
     draw = lambda data, key, n: draw_windows(data, window, batch, key)
@@ -86,20 +83,10 @@ def _train(name: str, options: Any) -> None:
         "algorithm": name,
         "config": dataclasses.asdict(options.config),
         "spec": spec._asdict(),
-        "data": {
-            "sha256": hashlib.sha256(options.episodes.read_bytes()).hexdigest(),
-            "only_successes": options.only_successes,
-            "batch": batch,
-            "discount": options.discount,
-        },
-        "world": {
-            "mode": "primitive" if spec.action_dim == 3 else "cartesian",
-            "task": task,
-            "resolution": spec.image_shape[1],
-        },
+        "stats": stats and {field: value.tolist() for field, value in stats._asdict().items()},
+        "data": data_card(options),
+        "world": world,
     }
-    if cameras := cameras_of_file(options.episodes):
-        card["world"]["cameras"] = cameras
     folder = Path(options.fit.directory)
     if options.fit.resume and list(folder.glob("checkpoints/step_*")):
         _check_card(folder / "policy.json", card)
@@ -108,6 +95,17 @@ def _train(name: str, options: Any) -> None:
     result = fit(algorithm, Sampler(data, draw), options.fit, name=name)
     losses = "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
     print(f"{folder}: {result.step} steps, {losses}")
+
+
+def learner(name: str, config: Any, spec: Any, stats: Any = None) -> Any:
+    """The algorithm for worlds of this spec, which sees data normalised by ``stats`` where there are any."""
+    from daag_jax.algorithms import make
+    from daag_jax.algorithms.parts.combinators import Stats, normalized
+    from daag_jax.data.normalize import normalized_spec
+
+    if stats is None:
+        return make(name, config, spec)
+    return normalized(make(name, config, normalized_spec(spec, stats)), Stats(*stats))
 
 
 def _check_card(path: Path, card: dict[str, Any]) -> None:
@@ -138,24 +136,89 @@ def config_of(kind: type, values: dict[str, Any]) -> Any:
 
 def evaluate(options: Evaluate) -> None:
     """Runs :class:`Evaluate`."""
-    import jax
-
-    from daag_jax.algorithms import config_class, make
     from daag_jax.evaluation.html import report_of_run
-    from daag_jax.evaluation.rollout import rollout
-    from daag_jax.evaluation.scores import success_rate
+
+    card, algorithm, policy = load_policy(options.run)
+    evaluated = _evaluate_pixels if "mode" in card["world"] else _evaluate_world
+    results, said = evaluated(options, card, algorithm, policy)
+    (options.run / "results.json").write_text(json.dumps(results, indent=1))
+    print(f"{said} over {options.episodes} episodes; {report_of_run(options.run)}")
+
+
+def load_policy(run: Path) -> tuple[dict[str, Any], Any, Any]:
+    """The card of a run folder, its algorithm, and the trained state.
+
+    Raises:
+        FileNotFoundError: it holds no policy.
+        ValueError: the checkpoint does not fit the card.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from daag_jax.algorithms import config_class
+    from daag_jax.data.normalize import DatasetStats
     from daag_jax.training import checkpoint
     from daag_jax.types import Spec
 
-    card_path = options.run / "policy.json"
-    if not card_path.is_file():
-        raise FileNotFoundError(f"{card_path} does not exist; `daag train` makes such a folder.")
-    card = json.loads(card_path.read_text())
+    path = run / "policy.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `daag train` makes such a folder.")
+    card = json.loads(path.read_text())
     spec = Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["spec"].items()})
+    stats = card.get("stats")
+    stats = stats and DatasetStats(**{k: jnp.array(v, jnp.float32) for k, v in stats.items()})
     config = config_of(config_class(card["algorithm"]), card["config"])
-    algorithm = make(card["algorithm"], config, spec)
+    algorithm = learner(card["algorithm"], config, spec, stats)
     like = {"state": jax.jit(algorithm.init)(jax.random.key(0))}
-    policy = _policy_of(checkpoint.restore(options.run / "checkpoints"), like)
+    return card, algorithm, _policy_of(checkpoint.restore(run / "checkpoints"), like)
+
+
+def _evaluate_world(
+    options: Evaluate, card: dict[str, Any], algorithm: Any, policy: Any
+) -> tuple[dict[str, Any], str]:
+    """Results, and a line of them, in a world without pixels."""
+    import jax
+    import numpy as np
+
+    from daag_jax.envs import worlds
+    from daag_jax.evaluation.outcomes import evaluate_policy
+    from daag_jax.evaluation.scores import success_rate
+
+    name, num, window = options.world or card["world"]["name"], options.episodes, algorithm.window
+    if not name:
+        raise ValueError(f"{options.run / 'policy.json'} does not say its world; give --world.")
+    if options.task:
+        raise ValueError(f"world {name!r} has one task; leave --task out.")
+    env = worlds.make_world(name)
+    for field in ("observation_dim", "action_dim"):
+        if getattr(env.spec, field) != card["spec"][field]:
+            raise ValueError(
+                f"the policy has {field}={card['spec'][field]} and world {name!r} "
+                f"{getattr(env.spec, field)}; evaluate it in its own world."
+            )
+    run = jax.jit(lambda policy, key: evaluate_policy(env, algorithm.act, policy, key, num, window))
+    found = jax.device_get(run(policy, jax.random.key(options.seed)))
+    rate, returns = success_rate(int(found.success.sum()), num), found.returns
+    results = {"world": name, "episodes": num, "seed": options.seed}
+    results |= {"success": rate.value, "success low": rate.low, "success high": rate.high}
+    results |= {"return": float(np.mean(returns)), "return std": float(np.std(returns))}
+    results["length"] = float(np.mean(found.length))
+    return results, f"success {rate}, return {results['return']:.4g}"
+
+
+def _evaluate_pixels(
+    options: Evaluate, card: dict[str, Any], algorithm: Any, policy: Any
+) -> tuple[dict[str, Any], str]:
+    """Results, and a line of them, in rgb_stacking; writes videos."""
+    import jax
+
+    from daag_jax.evaluation.rollout import rollout
+    from daag_jax.evaluation.scores import success_rate
+
+    if options.world:
+        raise ValueError(
+            f"the policy is of rgb_stacking, not of {options.world!r}; leave --world out."
+        )
     world = card["world"] | ({"task": options.task} if options.task else {})
     env = make_world(**world)
 
@@ -168,9 +231,8 @@ def evaluate(options: Evaluate) -> None:
     rate = success_rate(int(episodes.extras["success"].sum()), options.episodes)
     results = {"task": world["task"], "episodes": options.episodes, "seed": options.seed}
     results |= {"success": rate.value, "success low": rate.low, "success high": rate.high}
-    (options.run / "results.json").write_text(json.dumps(results, indent=1))
     write_videos(options.run, episodes, options.videos)
-    print(f"success {rate} over {options.episodes} episodes; {report_of_run(options.run)}")
+    return results, f"success {rate}"
 
 
 def _policy_of(restored: Any, like: dict[str, Any]) -> Any:

@@ -1,0 +1,218 @@
+"""Arms of an experiment: an algorithm each, all seeds trained and evaluated as one program, stored when done.
+
+An arm's result is one JSON file; an experiment that is called again trains only what is missing.  Seeds are paired:
+seed s sees the same batches in every arm, and is evaluated on the same episodes.  Models of expert pairs are trained
+once for all arms that share their configuration and data, and kept beside the results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from daag_jax.algorithms.bc import BcConfig, bc, paper_policy
+from daag_jax.algorithms.dbc import DbcConfig, dbc, density
+from daag_jax.algorithms.parts.combinators import normalized
+from daag_jax.algorithms.parts.density import DensityConfig
+from daag_jax.algorithms.parts.trainable import Trainable
+from daag_jax.data.windows import draw_windows, episode_data
+from daag_jax.envs.env import Env
+from daag_jax.evaluation.outcomes import Outcomes, evaluate_policy
+from daag_jax.training import checkpoint
+from daag_jax.training.fit import Sampler
+from daag_jax.training.keys import key_at
+from daag_jax.training.seeds import fit_seeds, init_seeds, roots_of
+from daag_jax.types import Algorithm, State
+from experiments.dbc.problems import Loaded, Sizes, num_transitions
+
+BATCH = 128
+EVALUATION_SEED = 10_000  # the root of evaluation is that of seed + this
+
+
+class Arm(NamedTuple):
+    """``make(spec) -> Algorithm`` in the units of the data, and how long it learns; ``key`` identifies it."""
+
+    make: Callable[..., Algorithm]
+    steps: int
+    key: Any  # a configuration: what the result depends on
+    guide: DbcConfig | None = None  # whose model is trained first and put into the state
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all arms of an experiment share."""
+
+    seeds: tuple[int, ...]
+    episodes: int  # of evaluation, per seed
+    directory: str
+    progress: bool = True
+
+
+def bc_config(sizes: Sizes, **changes: Any) -> BcConfig:
+    """The policy of a problem."""
+    config = paper_policy(sizes.policy_dims, sizes.policy_rate, sizes.policy_steps)
+    return replace(config, **changes)
+
+
+def dbc_config(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any) -> DbcConfig:
+    """Diffusion-BC of a problem; ``changes`` are of the model, or of ``DbcConfig`` (clip, bc_weight)."""
+    own = {k: changes.pop(k) for k in ("clip", "bc_weight") if k in changes}
+    model = DensityConfig(
+        width=sizes.density_width,
+        learning_rate=sizes.density_rate,
+        decay_steps=sizes.density_steps,
+    )
+    return DbcConfig(bc_config(sizes, **policy), replace(model, **changes), weight, **own)
+
+
+def bc_arm(sizes: Sizes, **changes: Any) -> Arm:
+    """Behaviour cloning."""
+    config = bc_config(sizes, **changes)
+    return Arm(lambda spec: bc(config, spec), sizes.policy_steps, ("bc", config))
+
+
+def dbc_arm(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any) -> Arm:
+    """Diffusion-BC, with a model that was trained before."""
+    config = dbc_config(sizes, weight, policy, **changes)
+    guide = None if config.density.kind == "gan" else config
+    return Arm(lambda spec: dbc(config, spec), sizes.policy_steps, ("dbc", config), guide)
+
+
+def sampler_of(loaded: Loaded, algorithm: Algorithm) -> Sampler:
+    """Batches of windows of the demonstrations."""
+    window = algorithm.window
+    data = jax.tree.map(jax.numpy.asarray, episode_data(loaded.episodes, window))
+    return Sampler(data, lambda data, key, n: draw_windows(data, window, BATCH, key))
+
+
+def in_units(loaded: Loaded, algorithm: Algorithm) -> Algorithm:
+    """The algorithm as it sees the data of a problem."""
+    return algorithm if loaded.stats is None else normalized(algorithm, loaded.stats)
+
+
+def train_guides(loaded: Loaded, config: DbcConfig, run: Run) -> Trainable:
+    """The models of expert pairs, one per seed, leading axis S; from disk where they lie there."""
+    algorithm = in_units(loaded, density(config, loaded.env.spec))
+    mark = digest(
+        loaded, replace(config.density, **POLICY_STAGE), run.seeds, loaded.sizes.density_steps
+    )
+    folder = Path(run.directory) / "models" / mark
+    like = init_seeds(algorithm, run.seeds)
+    if list(folder.glob("step_*")):
+        return checkpoint.restore(folder, like).state
+    print(
+        f"{loaded.name}: a {config.density.kind} model of {config.density.target} pairs", flush=True
+    )
+    trained = fit_seeds(
+        algorithm,
+        sampler_of(loaded, algorithm),
+        loaded.sizes.density_steps,
+        run.seeds,
+        name=f"{loaded.name}, model",
+        progress=run.progress,
+    )
+    checkpoint.save(folder, loaded.sizes.density_steps, trained.states)
+    return trained.states
+
+
+# fields that matter to the policy's stage alone: models that differ in them are the same
+POLICY_STAGE = {
+    "policy_schedule": "",
+    "time_range": (0.0, 1.0),
+    "weighting": "uniform",
+    "gradient": "full",
+}
+
+
+def train_arm(loaded: Loaded, arm: Arm, run: Run) -> tuple[Algorithm, State, dict[str, Any]]:
+    """The algorithm, its trained states (leading axis S), and what was measured while training."""
+    algorithm = in_units(loaded, arm.make(loaded.env.spec))
+    states = None
+    if arm.guide is not None:
+        states = init_seeds(algorithm, run.seeds)._replace(
+            density=train_guides(loaded, arm.guide, run)
+        )
+    trained = fit_seeds(
+        algorithm,
+        sampler_of(loaded, algorithm),
+        arm.steps,
+        run.seeds,
+        states=states,
+        name=loaded.name,
+        progress=run.progress,
+    )
+    return algorithm, trained.states, {"history": trained.history, "seconds": trained.seconds}
+
+
+def evaluate_arm(env: Env, algorithm: Algorithm, states: State, run: Run) -> Outcomes:
+    """Outcomes [S, B] of all seeds, on the same episodes for every arm."""
+    roots = roots_of([seed + EVALUATION_SEED for seed in run.seeds])
+    one = lambda state, root: evaluate_policy(
+        env, algorithm.act, state, key_at(root, "evaluate", 0), run.episodes, algorithm.window
+    )
+    return jax.device_get(jax.jit(jax.vmap(one))(states, roots))
+
+
+def digest(loaded: Loaded, *parts: Any) -> str:
+    """A short mark of the data and of whatever else a result depends on."""
+    lengths, actions = np.asarray(loaded.episodes.length), np.asarray(loaded.episodes.actions)
+    text = repr((loaded.name, dict(loaded.problem.evaluated), lengths.tolist(), *parts))
+    return hashlib.sha256(text.encode() + actions.tobytes()).hexdigest()[:16]
+
+
+def run_arm(
+    loaded: Loaded, name: str, arm: Arm, run: Run, worlds: Mapping[str, Env] | None = None
+) -> dict[str, Any]:
+    """Trains and evaluates, or reads what an earlier call stored.
+
+    Args:
+        worlds: to evaluate in, by name; None is the problem's own, named "".
+
+    Returns:
+        "scores": per world a list over seeds; "successes", "returns" and "lengths" likewise; the end of training.
+    """
+    worlds = {"": loaded.env} if worlds is None else worlds
+    file = f"{name.replace(' ', '_').replace('/', '_')}-{digest(loaded, arm.key, arm.steps, run.seeds, run.episodes)}"
+    path = Path(run.directory) / loaded.name / f"{file}.json"
+    result = json.loads(path.read_text()) if path.is_file() else {"scores": {}}
+    if set(worlds) <= set(result["scores"]):
+        return result
+    print(f"{loaded.name}: {name}", flush=True)
+    began = time.monotonic()
+    algorithm, states, measured = train_arm(loaded, arm, run)
+    trained_in = time.monotonic() - began
+    result = {"arm": name, "config": repr(arm.key), "steps": arm.steps, "scores": {}}
+    result |= {"transitions": num_transitions(loaded.episodes), "seeds": list(run.seeds)}
+    for world, env in worlds.items():
+        found = evaluate_arm(env, algorithm, states, run)
+        scores = found.success if loaded.problem.score == "success" else found.returns
+        result["scores"][world] = np.mean(scores, axis=1, dtype=float).tolist()
+        result.setdefault("lengths", {})[world] = float(np.mean(found.length))
+        print(f"  {world or loaded.problem.world}: {np.mean(scores):.4g}", flush=True)
+    result |= {"last": measured["history"][-1], "training_seconds": trained_in}
+    result["seconds"] = time.monotonic() - began
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result))
+    partial.replace(path)
+    return result
+
+
+def run_arms(
+    loaded: Loaded, arms: Mapping[str, Arm], run: Run, worlds: Mapping[str, Env] | None = None
+) -> dict[str, dict[str, Any]]:
+    """All arms, one after the other."""
+    return {name: run_arm(loaded, name, arm, run, worlds) for name, arm in arms.items()}
+
+
+def run_of(sizes: Sizes, seeds: Sequence[int], directory: str) -> Run:
+    """The seeds of a preset where none are named."""
+    return Run(tuple(seeds) or tuple(range(sizes.seeds)), sizes.episodes, directory)

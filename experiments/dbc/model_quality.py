@@ -1,0 +1,174 @@
+"""How good is the diffusion model?  Telling the expert's actions from perturbed ones, on pairs it has not seen.
+
+    python -m experiments.dbc.model_quality                     # 20 min on two cores
+    python -m experiments.dbc.model_quality --preset smoke      # a minute
+
+A pair's score is its loss, averaged over ``draws`` times and noises that all pairs share.  AUC is the probability that
+a perturbed pair has the higher score than the expert's pair (0.5: the model cannot tell); "paired" compares the two
+actions of one state.  Perturbations are Gaussian in standard deviations of the action, an action of another state, and
+the mean action.  One fifth of the demonstrations is held out.  Expect the joint model to tell 0.5 deviations in most
+pairs and 0.1 in few, the model of actions alone to tell far less, and early times to carry nearly all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Float
+from rich.console import Console
+from rich.table import Table
+
+from daag_jax.algorithms.dbc import DbcConfig, model_of
+from daag_jax.algorithms.parts.combinators import standardize
+from daag_jax.algorithms.parts.trainable import Trainable, averaged
+from daag_jax.data.datasets import transitions
+from daag_jax.evaluation import figures, html
+from experiments.dbc.arms import dbc_config, run_of, train_guides
+from experiments.dbc.problems import Loaded, load, with_episodes
+from experiments.dbc.study import Options, estimate
+
+SIGMAS = (0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Models and what is scored."""
+
+    targets: tuple[str, ...] = ("joint", "conditional", "action")
+    ranges: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.0, 0.1), (0.4, 1.0))
+    draws: int = 256
+    pairs: int = 512
+
+
+def held_out(loaded: Loaded) -> tuple[Loaded, Loaded]:
+    """Four fifths of the demonstrations, and the others in the same units."""
+    num = len(loaded.episodes.length)
+    cut = max(1, num - max(1, num // 5))
+    part = lambda rows: jax.tree.map(lambda x: x[rows], loaded.episodes)
+    seen = with_episodes(loaded, part(slice(0, cut)))
+    return seen, seen._replace(episodes=part(slice(cut, None)))
+
+
+def pairs_of(loaded: Loaded, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some states and actions in the units of the learner."""
+    states, actions = (jnp.asarray(x) for x in transitions(loaded.episodes))
+    if loaded.stats is not None:
+        states = standardize(states, loaded.stats.observation_mean, loaded.stats.observation_std)
+        actions = standardize(actions, loaded.stats.action_mean, loaded.stats.action_std)
+    rows = np.random.default_rng(0).permutation(len(states))[:num]
+    return np.asarray(states)[rows], np.asarray(actions)[rows]
+
+
+def perturbed(actions: np.ndarray) -> dict[str, np.ndarray]:
+    """The actions, disturbed in several ways."""
+    random = np.random.default_rng(1)
+    noise = random.normal(size=actions.shape).astype(np.float32)
+    out = {f"sigma {s:g}": actions + s * noise for s in SIGMAS}
+    others = {"of another state": np.roll(actions, 1, axis=0), "mean": np.zeros_like(actions)}
+    return out | others
+
+
+def scores(
+    config: DbcConfig, loaded: Loaded, model: Trainable, states: Array, actions: Array, draws: int
+) -> Float[np.ndarray, "S N"]:
+    """The loss of each pair by the model of each seed, averaged over times and noises that pairs share."""
+    network = model_of(config, loaded.env.spec)
+
+    def one(params, key):
+        # a single pair repeated: antithetic times and independent noises, the same for every pair
+        def of_pair(state, action):
+            tiled = [jnp.broadcast_to(x[None], (draws, x.shape[0])) for x in (state, action)]
+            return jnp.mean(network.losses(params, *tiled, tiled[1], key)[0])
+
+        return jax.lax.map(lambda pair: of_pair(*pair), (states, actions), batch_size=32)
+
+    run = jax.jit(jax.vmap(one, in_axes=(0, None)))
+    return np.asarray(run(averaged(model), jax.random.key(0)))
+
+
+def auc(expert: Float[np.ndarray, "N"], other: Float[np.ndarray, "M"]) -> float:
+    """The probability that ``other`` scores higher; ties count half (Mann and Whitney 1947)."""
+    expert = np.sort(expert)
+    low, high = np.searchsorted(expert, other, "left"), np.searchsorted(expert, other, "right")
+    return float(np.mean(low + high) / (2 * len(expert)))
+
+
+def main(config: Config) -> dict:
+    rows = []
+    directory = f"{config.directory}/{config.preset}"
+    num, draws = (16, 8) if config.preset == "smoke" else (config.pairs, config.draws)
+    for name in config.problems:
+        seen, unseen = held_out(load(name, config.preset))
+        run = run_of(seen.sizes, config.seeds, directory)
+        pairs = pairs_of(unseen, num)
+        for target in config.targets:
+            base = dbc_config(seen.sizes, 1.0, target=target)
+            model = train_guides(seen, base, run)
+            for times in config.ranges:
+                own = replace(base, density=replace(base.density, time_range=times))
+                head = {"problem": name, "model": target, "times": list(times)}
+                rows += [head | row for row in told_apart(own, seen, model, pairs, draws)]
+    report(rows, Path(directory) / "model_quality")
+    return {"rows": rows}
+
+
+def told_apart(
+    config: DbcConfig, loaded: Loaded, model: Trainable, pairs: tuple, draws: int
+) -> list[dict]:
+    """AUC and paired share of every perturbation, estimated over seeds."""
+    states, actions = pairs
+    expert, rows = scores(config, loaded, model, states, actions, draws), []
+    for kind, other in perturbed(actions).items():
+        found = scores(config, loaded, model, states, other, draws)
+        both = list(zip(expert, found, strict=True))
+        rows.append(
+            {
+                "perturbation": kind,
+                "auc": list(estimate([auc(e, o) for e, o in both])),
+                "paired": list(estimate([float(np.mean(o > e)) for e, o in both])),
+            }
+        )
+    return rows
+
+
+def report(rows: list[dict], folder: Path) -> None:
+    """The table, ``results.json`` and a page with matrices of AUC."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"rows": rows}, indent=1))
+    table = Table("problem", "model", "times", "perturbation", "AUC", "95 %", "paired")
+    for row in rows:
+        times = "{:g} to {:g}".format(*row["times"])
+        interval = "[{:.2f}, {:.2f}]".format(*row["auc"][1:])
+        head = (row["problem"], row["model"], times, row["perturbation"])
+        table.add_row(*head, f"{row['auc'][0]:.2f}", interval, f"{row['paired'][0]:.2f}")
+    Console(width=120).print(table)
+    drawn = []
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        own = [row for row in rows if row["problem"] == problem]
+        kinds = list(dict.fromkeys(row["perturbation"] for row in own))
+        label = lambda row: "{}, t {:g} to {:g}".format(row["model"], *row["times"])
+        models = list(dict.fromkeys(label(row) for row in own))
+        values = np.array(
+            [
+                [
+                    next(r["paired"][0] for r in own if label(r) == m and r["perturbation"] == k)
+                    for k in kinds
+                ]
+                for m in models
+            ]
+        )
+        caption = "Share of states in which the perturbed action has the higher loss."
+        drawn.append(html.figure(figures.matrix(values, models, kinds, problem, 0.5, 1.0), caption))
+    page = html.Page("How good is the diffusion model?", [html.Section("Held-out pairs", drawn)])
+    html.write(page, folder / "report.html")
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

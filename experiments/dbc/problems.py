@@ -1,0 +1,190 @@
+"""The problems of Diffusion-BC: a world, its demonstrations, and the sizes of what learns them (specs/dbc.md).
+
+``paper`` holds the released sizes; ``cpu`` fits two cores: fewer updates at higher learning rates, chosen for
+behaviour cloning alone, on seeds that are not reported; ``smoke`` shows that everything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from daag_jax.algorithms.parts.combinators import Stats
+from daag_jax.data.datasets import check_dataset
+from daag_jax.data.disk import read_episodes, write_episodes
+from daag_jax.data.normalize import stats_of
+from daag_jax.envs.env import Env
+from daag_jax.envs.worlds import make_expert, make_world
+from daag_jax.evaluation.outcomes import demonstrations
+from daag_jax.names import check_name
+from daag_jax.types import Episode
+
+PRESETS = ("paper", "cpu", "smoke")
+DEMONSTRATIONS = Path("runs/demos")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Updates, learning rates and networks of one preset."""
+
+    policy_dims: tuple[int, ...]
+    policy_steps: int
+    policy_rate: float
+    density_width: int
+    density_steps: int
+    density_rate: float
+    seeds: int = 10
+    episodes: int = 100  # of evaluation, per seed
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A world with its demonstrations and what the paper's release takes for it."""
+
+    world: str
+    num_demonstrations: int
+    demonstration_seed: int
+    sizes: Mapping[str, Sizes]
+    weight: float  # lambda_DM of the release
+    score: str = "success"  # or "returns"
+    demonstrated: Mapping[str, Any] = field(default_factory=dict)  # the world as it is shown
+    evaluated: Mapping[str, Any] = field(default_factory=dict)  # and as it is tried
+    is_normalized: bool = True
+
+
+SMOKE = Sizes((32, 32), 60, 1e-3, 16, 60, 1e-3, seeds=2, episodes=4)
+PROBLEMS: dict[str, Problem] = {
+    "maze": Problem(
+        "maze2d-medium",
+        100,
+        1,
+        {
+            "paper": Sizes((256, 256, 256), 288_000, 5e-5, 128, 1_160_000, 1e-4),
+            "cpu": Sizes((256, 256, 256), 20_000, 3e-4, 128, 60_000, 1e-3),
+            "smoke": SMOKE,
+        },
+        weight=30.0,
+    ),
+    "pick": Problem(
+        "fetch-pick",
+        303,
+        0,
+        {
+            "paper": Sizes((750, 750), 390_000, 5e-6, 1024, 790_000, 1e-3),
+            "cpu": Sizes((256, 256), 20_000, 1e-4, 256, 40_000, 1e-3),
+            "smoke": SMOKE,
+        },
+        weight=0.5,
+        evaluated={"noise": 1.25},
+    ),
+    "push": Problem(
+        "fetch-push",
+        303,
+        0,
+        {
+            "paper": Sizes((512,) * 4, 390_000, 1e-6, 1024, 790_000, 1e-5),
+            "cpu": Sizes((256, 256), 20_000, 1e-4, 256, 40_000, 1e-3),
+            "smoke": SMOKE,
+        },
+        weight=1.0,
+        evaluated={"noise": 1.5},
+    ),
+    "cheetah": Problem(
+        "halfcheetah",
+        5,
+        0,
+        {
+            "paper": Sizes((256, 256), 39_000, 1e-4, 1024, 320_000, 2e-4),
+            "cpu": Sizes((256, 256), 10_000, 3e-4, 256, 30_000, 1e-3, episodes=10),
+            "smoke": SMOKE,
+        },
+        weight=0.2,
+        score="returns",
+    ),
+    "walker": Problem(
+        "walker2d",
+        5,
+        0,
+        {
+            "paper": Sizes((1024, 1024), 39_000, 1e-4, 1024, 320_000, 2e-4),
+            "cpu": Sizes((256, 256), 10_000, 3e-4, 256, 30_000, 1e-3, episodes=10),
+            "smoke": SMOKE,
+        },
+        weight=0.2,
+        score="returns",
+    ),
+    "ant": Problem(
+        "ant-reach",
+        400,
+        0,
+        {
+            "paper": Sizes((1024, 1024), 780_000, 6e-3, 1024, 1_580_000, 2e-4),
+            "cpu": Sizes((256, 256), 20_000, 3e-4, 256, 40_000, 1e-3),
+            "smoke": SMOKE,
+        },
+        weight=1.0,
+        demonstrated={"spawn_noise": 0.0},
+        evaluated={"spawn_noise": 0.01},
+        is_normalized=False,
+    ),
+    "hand": Problem(
+        "hand-rotate",
+        515,
+        0,
+        {
+            "paper": Sizes((512, 512), 390_000, 1e-4, 2048, 790_000, 3e-5),
+            "cpu": Sizes((256, 256), 20_000, 3e-4, 256, 40_000, 1e-3, episodes=20),
+            "smoke": SMOKE,
+        },
+        weight=10.0,
+    ),
+}
+
+
+class Loaded(NamedTuple):
+    """A problem that is ready: the world as it is tried, the demonstrations, their statistics."""
+
+    name: str
+    problem: Problem
+    sizes: Sizes
+    env: Env
+    episodes: Episode
+    stats: Stats | None
+
+
+def load(name: str, preset: str = "cpu", **changes: Any) -> Loaded:
+    """Makes or reads the demonstrations, and checks them; ``changes`` replace fields of the problem."""
+    check_name("problem", name, PROBLEMS)
+    check_name("preset", preset, PRESETS)
+    problem = replace(PROBLEMS[name], **changes)
+    num = 3 if preset == "smoke" else problem.num_demonstrations
+    world = make_world(problem.world, **problem.demonstrated)
+    marks = "-".join(f"{k}={v}" for k, v in problem.demonstrated.items())
+    path = DEMONSTRATIONS / f"{problem.world}-{num}-{problem.demonstration_seed}{marks}.safetensors"
+    if not path.is_file():
+        expert = make_expert(problem.world, world)
+        batch = min(64, max(4, num))
+        made = demonstrations(world, expert, problem.demonstration_seed, num, batch)
+        write_episodes(path, made)
+    episodes = check_dataset(
+        read_episodes(path)[0], world.spec, problem.world, any_actions=problem.score == "returns"
+    )
+    return with_episodes(
+        Loaded(name, problem, problem.sizes[preset], world, episodes, None), episodes
+    )._replace(env=make_world(problem.world, **problem.evaluated))
+
+
+def with_episodes(loaded: Loaded, episodes: Episode) -> Loaded:
+    """The same problem with other demonstrations."""
+    found = stats_of(episodes)
+    stats = Stats(*found) if loaded.problem.is_normalized else None
+    return loaded._replace(episodes=episodes, stats=stats)
+
+
+def num_transitions(episodes: Episode) -> int:
+    """Steps of all demonstrations."""
+    return int(np.sum(episodes.length))

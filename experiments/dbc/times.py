@@ -1,0 +1,49 @@
+"""When the model helps: number of steps T, the range of times it is asked at, weighting, and the Jacobian.
+
+    python -m experiments.dbc.times                     # about 3 h on two cores
+    python -m experiments.dbc.times --preset smoke      # two minutes
+
+The loss of perturbed actions differs from the expert's at early times alone (specs/dbc.md section 1.3).  Expect T of 10
+to be enough, the early half to do all the work, and the late half none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tyro
+
+from experiments.dbc.arms import Arm, bc_arm, dbc_arm
+from experiments.dbc.problems import Loaded
+from experiments.dbc.study import Options, Results, study
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Numbers of steps and ranges of time."""
+
+    num_steps: tuple[int, ...] = (5, 10, 50, 100, 1000)
+    ranges: tuple[tuple[float, float], ...] = ((0.0, 0.1), (0.0, 0.4), (0.4, 1.0))
+
+
+def main(config: Config) -> Results:
+    def arms(loaded: Loaded) -> Mapping[str, Arm]:
+        make = lambda **changes: dbc_arm(loaded.sizes, loaded.problem.weight, **changes)
+        by_steps = {f"T = {n}": make(num_steps=n) for n in config.num_steps}
+        by_range = {f"t in {a:g} to {b:g}": make(time_range=(a, b)) for a, b in config.ranges}
+        return (
+            {"BC": bc_arm(loaded.sizes)}
+            | by_steps
+            | by_range
+            | {
+                "min-SNR weights": make(weighting="min_snr"),
+                "no Jacobian": make(gradient="distillation"),
+            }
+        )
+
+    return study(config, "times", arms)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

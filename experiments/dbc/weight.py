@@ -1,0 +1,38 @@
+"""How much the guidance may weigh: success over lambda (the sweep of specs/dbc.md section 1.6).
+
+    python -m experiments.dbc.weight                     # about 2 h on two cores
+    python -m experiments.dbc.weight --preset smoke      # two minutes
+
+Expect a plateau: success rises from BC's with lambda and falls again where guidance drowns the demonstrations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from experiments.dbc.arms import bc_arm, dbc_arm
+from experiments.dbc.study import Options, Results, study
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """The weights."""
+
+    weights: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0)
+
+
+def main(config: Config) -> Results:
+    return study(
+        config,
+        "weight",
+        lambda loaded: (
+            {"BC": bc_arm(loaded.sizes)}
+            | {f"lambda {w:g}": dbc_arm(loaded.sizes, w) for w in config.weights}
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
