@@ -14,8 +14,10 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from daag_jax.algorithms import ALGORITHMS, config_class, make
+from daag_jax.algorithms.bc import BcConfig
 from daag_jax.algorithms.contrastive import ContrastiveConfig
 from daag_jax.algorithms.latent_diffusion import LatentDiffusionConfig
+from daag_jax.algorithms.parts.density import DensityConfig
 from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from daag_jax.networks.clip.tokenizer import EOS
 from daag_jax.networks.stable_diffusion import config as sd
@@ -86,6 +88,42 @@ def captioned(random: np.random.Generator) -> dict[str, np.ndarray]:
 CASES: dict[str, Case] = {
     "bc": Case(
         {"hidden_dims": (8,), "history": 2, "execute": 2, "ema_decay": 0.9},
+        (STATES,),
+        lambda random: {"task": task(random)},
+    ),
+    "dbc": Case(
+        {
+            "policy": BcConfig((8,), history=2, execute=2),
+            "density": DensityConfig(width=8, depth=1, num_steps=10),
+            "pretrain_steps": 1,
+        },
+        (STATES,),
+        lambda random: {"task": task(random)},
+    ),
+    "implicit_bc": Case(
+        {
+            "hidden_dims": (8, 8),
+            "num_negatives": 3,
+            "inference": "langevin",
+            "num_samples": 4,
+            "langevin_iterations": 2,
+            "history": 2,
+            "ema_decay": 0.9,
+        },
+        (STATES,),
+        lambda random: {"task": task(random)},
+    ),
+    "diffusion_policy": Case(
+        {
+            "network": "mlp",
+            "hidden_dims": (8,),
+            "time_dim": 4,
+            "horizon": 4,
+            "execute": 3,
+            "action_low": (-1.0, -0.5),
+            "action_high": (1.0, 0.5),
+            "num_inference_steps": 2,
+        },
         (STATES,),
         lambda random: {"task": task(random)},
     ),

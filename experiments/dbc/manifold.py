@@ -9,7 +9,7 @@ Three claims, each with BC, DBC and the model's term alone:
     loop       noise-free, open-loop demonstrations of one square: a curve of one dimension in eight
     modes      pairs (s, a) with a = +1 or -1 at random: BC's answer is the mean, the model's a mode
 
-"loop" is repeated with noise on the demonstrated pairs.  Expect DBC near BC on goals, the model alone to leave the curve
+"loop" is repeated with noise on the demonstrated pairs.  Expect DBC near BC on goals, the model alone to leave the loop
 unless noise thickens it, and on modes a distance to the nearest mode of 1 for BC and well below for the term alone.
 """
 

@@ -64,7 +64,7 @@ PROBLEMS: dict[str, Problem] = {
         1,
         {
             "paper": Sizes((256, 256, 256), 288_000, 5e-5, 128, 1_160_000, 1e-4),
-            "cpu": Sizes((256, 256, 256), 20_000, 3e-4, 128, 60_000, 1e-3),
+            "cpu": Sizes((256, 256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=200),
             "smoke": SMOKE,
         },
         weight=30.0,
@@ -75,7 +75,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((750, 750), 390_000, 5e-6, 1024, 790_000, 1e-3),
-            "cpu": Sizes((256, 256), 20_000, 1e-4, 256, 40_000, 1e-3),
+            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
         weight=0.5,
@@ -87,7 +87,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((512,) * 4, 390_000, 1e-6, 1024, 790_000, 1e-5),
-            "cpu": Sizes((256, 256), 20_000, 1e-4, 256, 40_000, 1e-3),
+            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
         weight=1.0,
@@ -99,7 +99,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((256, 256), 39_000, 1e-4, 1024, 320_000, 2e-4),
-            "cpu": Sizes((256, 256), 10_000, 3e-4, 256, 30_000, 1e-3, episodes=10),
+            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=10),
             "smoke": SMOKE,
         },
         weight=0.2,
@@ -111,7 +111,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((1024, 1024), 39_000, 1e-4, 1024, 320_000, 2e-4),
-            "cpu": Sizes((256, 256), 10_000, 3e-4, 256, 30_000, 1e-3, episodes=10),
+            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=10),
             "smoke": SMOKE,
         },
         weight=0.2,
@@ -123,7 +123,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((1024, 1024), 780_000, 6e-3, 1024, 1_580_000, 2e-4),
-            "cpu": Sizes((256, 256), 20_000, 3e-4, 256, 40_000, 1e-3),
+            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
         weight=1.0,
@@ -137,7 +137,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((512, 512), 390_000, 1e-4, 2048, 790_000, 3e-5),
-            "cpu": Sizes((256, 256), 20_000, 3e-4, 256, 40_000, 1e-3, episodes=20),
+            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=20),
             "smoke": SMOKE,
         },
         weight=10.0,

@@ -1,0 +1,74 @@
+"""Experts that were trained: small networks shipped in ``assets/expert_WORLD.safetensors``.
+
+``experiments/pretrain/experts.py`` makes them (soft actor-critic of brax); they act with the squashed mean of their
+policy, so a demonstration's only randomness is where it starts.
+
+The file holds "observation/mean" and "observation/std" [O], then "layer_N/kernel" [in, out] and "layer_N/bias" [out]
+of a network with ReLU between layers; the last one is squashed by tanh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from daag_jax.assets import asset
+from daag_jax.envs.env import Env, State
+from daag_jax.envs.experts.expert import Expert
+from daag_jax.networks.tensor_file import opened
+
+WORLD_NAMES = {"HalfCheetah": "halfcheetah", "Walker2d": "walker2d", "AntReach": "ant-reach"}
+Weights = Mapping[str, Array]
+
+
+def trained(env: Env) -> Expert:
+    """The shipped expert of a world, by the name of its class.
+
+    HalfCheetah and Walker2d run to the horizon, and an attempt that falls before it is no demonstration; AntReach ends
+    at the goal, and an attempt that does not reach it is none.
+
+    Raises:
+        ValueError: there is no such expert.
+        FileNotFoundError: its weights are not there.
+    """
+    kind = type(env).__name__
+    if kind not in WORLD_NAMES:
+        raise ValueError(
+            f"no expert was trained for {kind}; there is one for {sorted(WORLD_NAMES)}."
+        )
+    weights = load(asset(f"expert_{WORLD_NAMES[kind]}.safetensors"))
+    is_reaching = kind == "AntReach"
+    has_reached = lambda state: state.metrics["success"] > 0
+    return Expert(
+        start=lambda state, key: (),
+        act=lambda memory, state, key: (mean_action(weights, state.obs), memory),
+        is_finished=lambda memory, state: (state.done > 0) | has_reached(state),
+        max_steps=env.horizon,
+        min_steps=1 if is_reaching else env.horizon,
+        is_accepted=has_reached if is_reaching else _always,
+    )
+
+
+def load(path: Path) -> Weights:
+    """The weights in a file."""
+    with opened(path) as file:
+        return {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+
+
+def mean_action(weights: Weights, observation: Float[Array, "*B O"]) -> Float[Array, "*B A"]:
+    """What the expert does, in [-1, 1]."""
+    lead = (1,) * (observation.ndim - 1)
+    row = lambda name: weights[name].reshape(*lead, -1)
+    x = (observation - row("observation/mean")) / row("observation/std")
+    num_layers = sum(name.endswith("/kernel") for name in weights)
+    for layer in range(num_layers):
+        x = x @ weights[f"layer_{layer}/kernel"] + row(f"layer_{layer}/bias")
+        x = jnp.maximum(x, 0.0) if layer + 1 < num_layers else jnp.tanh(x)
+    return x
+
+
+def _always(state: State) -> Array:
+    return state.done == state.done

@@ -1,0 +1,58 @@
+"""Many seeds as one program: each is what ``fit`` would make of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from daag_jax.algorithms.bc import BcConfig, bc
+from daag_jax.training.fit import Diverged, FitConfig, Sampler, fit
+from daag_jax.training.seeds import fit_seeds
+from daag_jax.types import Batch, Spec
+
+ALGORITHM = bc(BcConfig((8,), learning_rate=1e-2), Spec(3, 2))
+
+
+def draw(data, key, n):
+    rows = jax.random.randint(key, (16,), 0, data.shape[0])
+    seen = data[rows][:, None]
+    return Batch(seen, 0.5 * seen[..., :2], jnp.zeros((16, 1)), jnp.ones((16, 1), bool))
+
+
+DATA = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (100, 3)), jnp.float32)
+
+
+def test_a_seed_learns_what_fit_learns():
+    trained = fit_seeds(ALGORITHM, Sampler(DATA, draw), 30, (4, 7), progress=False)
+    alone = fit(ALGORITHM, Sampler(DATA, draw), FitConfig(30, seed=7, progress=False))
+    for a, b in zip(jax.tree.leaves(trained.states), jax.tree.leaves(alone.state), strict=True):
+        np.testing.assert_allclose(a[1], b, atol=1e-5)
+    assert trained.history[-1]["step"] == 30 and len(trained.history[-1]["loss/policy"]) == 2
+
+
+def test_how_often_it_is_looked_at_changes_nothing():
+    plain = fit_seeds(ALGORITHM, Sampler(DATA, draw), 12, (0, 1), progress=False)
+    looks = []
+    watched = fit_seeds(
+        ALGORITHM,
+        Sampler(DATA, draw),
+        12,
+        (0, 1),
+        evaluate=lambda states, step: looks.append(step) or {"look": step},
+        evaluate_every=5,
+        progress=False,
+    )
+    jax.tree.map(np.testing.assert_array_equal, plain.states, watched.states)
+    assert looks == [5, 10, 12] and watched.history[-1]["look"] == 12
+
+
+@pytest.mark.nan_is_an_answer
+def test_a_seed_that_diverges_is_named():
+    bad = Sampler(DATA.at[0, 0].set(jnp.nan), draw)
+    with pytest.raises(Diverged, match="loss/policy of seed 3 is not finite before step"):
+        fit_seeds(ALGORITHM, bad, 40, (3, 5), progress=False)
+
+
+def test_seeds_must_differ():
+    with pytest.raises(ValueError, match="seeds \\(1, 1\\) must be different"):
+        fit_seeds(ALGORITHM, Sampler(DATA, draw), 1, (1, 1))
