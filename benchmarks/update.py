@@ -58,7 +58,7 @@ def experience() -> Episode:
 
 def ours(num_seeds: int) -> Callable[[int], None]:
     """A function that runs so many updates of every seed."""
-    config = DbcConfig(paper_policy(DIMS, RATE, 0), weight=WEIGHT)
+    config = DbcConfig(paper_policy(DIMS, RATE, 0), weight=WEIGHT, pretrain_steps=0)
     config = replace(config, density=replace(config.density, width=WIDTH, num_steps=STEPS))
     algorithm = dbc(config, Spec(STATE, ACTION))
     data = jax.tree.map(jnp.asarray, episode_data(experience(), algorithm.window))

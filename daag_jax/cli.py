@@ -1,8 +1,9 @@
 """The command line: ``daag COMMAND``, every command a frozen dataclass that tyro reads.
 
     daag demo                                        edit failures into successes and learn from them, end to end
-    daag collect --policy expert --out runs/expert   episodes of a world, as a file
-    daag train bc runs/expert/episodes.safetensors   an algorithm on such a file
+    daag collect --policy expert --out runs/expert   episodes of RGB stacking, as a file
+    daag collect maze2d-medium --out runs/maze       demonstrations of a world without pixels, as a Minari dataset
+    daag train dbc runs/maze                         an algorithm on such a file or dataset; also .npz and D4RL's .hdf5
     daag evaluate runs/bc                            success rate with its interval, and videos
     daag edit FRAMES red=green                       colours of objects in a video, by diffusion
     daag report RUN                                  report.html of a run folder

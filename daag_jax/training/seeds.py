@@ -114,4 +114,6 @@ def check_finite(metrics: dict[str, np.ndarray], seeds: Sequence[int], step: int
     for name, values in metrics.items():
         for seed, value in zip(seeds, np.atleast_1d(values), strict=True):
             if name.startswith("loss") and not math.isfinite(value):
-                raise Diverged(f"{name} of seed {seed} is not finite before step {step}; lower the learning rate.")
+                raise Diverged(
+                    f"{name} of seed {seed} is not finite before step {step}; lower the learning rate."
+                )

@@ -70,7 +70,8 @@ def dbc_config(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any
         learning_rate=sizes.density_rate,
         decay_steps=sizes.density_steps,
     )
-    return DbcConfig(bc_config(sizes, **policy), replace(model, **changes), weight, **own)
+    model = replace(model, **changes)
+    return DbcConfig(bc_config(sizes, **policy), model, weight, pretrain_steps=0, **own)
 
 
 def bc_arm(sizes: Sizes, **changes: Any) -> Arm:

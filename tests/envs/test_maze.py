@@ -96,7 +96,7 @@ def test_the_way_to_a_goal_is_a_shortest_one():
         following = table[cell, goal]
         assert np.abs(cells[following] - cells[cell]).sum() == 1
         cell, steps = following, steps + 1
-    assert steps == 12  # 5 + 5 to the right and down, and 2 for a detour
+    assert steps == 10  # 5 along each axis: no detour
 
 
 def test_demonstrations_are_those_of_the_paper():

@@ -52,7 +52,9 @@ def test_a_world_that_is_done_pays_no_more(key, execute):
 def test_actions_are_kept_inside_the_bounds(key):
     far = jax.jit(lambda k: evaluate_policy(Counter(), constant(9.0), (), k, 16))(key)
     assert far.length.min() == 2
-    still = jax.jit(lambda k: evaluate_policy(Counter(), constant(-9.0), (), k, 4))(key)
+    still = jax.jit(lambda k: evaluate_policy(Counter(), constant(-9.0), (), k, 4))(
+        jax.random.key(1)
+    )
     assert not still.success.any() and (still.length == 6).all()
 
 
@@ -92,6 +94,6 @@ def test_as_many_as_are_asked_for_and_only_accepted_ones():
     lazy = counting_expert(min_steps=5)  # from 1 it takes four
     episodes = demonstrations(Counter(), lazy, 0, 7, 4)
     assert episodes.length.tolist() == [5] * 7 and episodes.actions.shape == (7, 5, 1)
-    never = counting_expert(**until_done(2))
+    never = counting_expert(**until_done(6), min_steps=9)
     with pytest.raises(ValueError, match="0 of 80 attempts of the expert were accepted"):
         demonstrations(Counter(), never, 0, 1, 4)

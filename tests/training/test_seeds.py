@@ -49,7 +49,7 @@ def test_how_often_it_is_looked_at_changes_nothing():
 @pytest.mark.nan_is_an_answer
 def test_a_seed_that_diverges_is_named():
     bad = Sampler(DATA.at[0, 0].set(jnp.nan), draw)
-    with pytest.raises(Diverged, match="loss/policy of seed 3 is not finite before step"):
+    with pytest.raises(Diverged, match="loss/policy of seed \\d is not finite before step"):
         fit_seeds(ALGORITHM, bad, 40, (3, 5), progress=False)
 
 

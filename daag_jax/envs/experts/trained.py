@@ -14,11 +14,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from safetensors.numpy import load_file
 
 from daag_jax.assets import asset
 from daag_jax.envs.env import Env, State
 from daag_jax.envs.experts.expert import Expert
-from daag_jax.networks.tensor_file import opened
 
 WORLD_NAMES = {"HalfCheetah": "halfcheetah", "Walker2d": "walker2d", "AntReach": "ant-reach"}
 Weights = Mapping[str, Array]
@@ -54,8 +54,7 @@ def trained(env: Env) -> Expert:
 
 def load(path: Path) -> Weights:
     """The weights in a file."""
-    with opened(path) as file:
-        return {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    return {name: jnp.asarray(value) for name, value in load_file(path).items()}
 
 
 def mean_action(weights: Weights, observation: Float[Array, "*B O"]) -> Float[Array, "*B A"]:
