@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from daag_jax.evaluation import figures, video
+from daag_jax.evaluation import figures, studies, video
 from daag_jax.training.report import read_metrics
 
 GENERATOR = "daag report"
@@ -125,8 +125,11 @@ def report_of_run(directory: str | Path) -> Path:
     sections, numbers = [], []
     if (folder / "results.json").is_file():
         results = json.loads((folder / "results.json").read_text())
-        sections.append(Section("Results", [_results_table(results)]))
-        numbers = [(_cell(v)[0], k) for k, v in _flat(results).items() if _cell(v)[1]][:4]
+        if studies.is_study(results):
+            sections += study_sections(results)
+        else:
+            sections.append(Section("Results", [_results_table(results)]))
+            numbers = [(_cell(v)[0], k) for k, v in _flat(results).items() if _cell(v)[1]][:4]
     if (folder / "metrics.jsonl").is_file():
         drawn = metric_figures(read_metrics(folder / "metrics.jsonl"))
         sections.append(Section("Training", drawn))
@@ -139,6 +142,17 @@ def report_of_run(directory: str | Path) -> Path:
         )
     footer = f"{folder.name}, {time.strftime('%Y-%m-%d %H:%M')}"
     return write(Page(folder.name, sections, "", numbers, footer, GENERATOR), page)
+
+
+def study_sections(content: dict[str, Any]) -> list[Section]:
+    """One section per problem of a study (``evaluation/studies.py``): figures and the table."""
+    sections = []
+    for problem, drawn in studies.study_figures(content).items():
+        rows = [row for row in content["rows"] if row["problem"] == problem]
+        numbers = table(studies.columns(content["baseline"]), [studies.cells(row) for row in rows])
+        lead = f"{len(rows[0]['scores'])} seeds, paired; bars and lines with 95 % intervals or standard errors."
+        sections.append(Section(problem, [*(figure(one) for one in drawn), numbers], lead))
+    return sections
 
 
 def metric_figures(rows: Sequence[dict[str, Any]]) -> list[Item]:

@@ -29,10 +29,11 @@ from daag_jax.data.datasets import transitions
 from daag_jax.envs.experts.maze import waypoints
 from daag_jax.envs.tasks.maze import Maze, MazeConfig
 from daag_jax.evaluation.outcomes import demonstrations
+from daag_jax.evaluation.studies import estimate
 from daag_jax.types import Context, Episode
 from experiments.dbc.arms import Arm, Run, bc_arm, dbc_arm, run_arms, train_arm
 from experiments.dbc.problems import SMOKE, Loaded, Problem, Sizes, with_episodes
-from experiments.dbc.study import Options, Results, estimate, write
+from experiments.dbc.study import Options, Results, write
 
 SIZES = {
     "cpu": Sizes((256, 256), 5_000, 3e-4, 128, 20_000, 1e-3, seeds=10),

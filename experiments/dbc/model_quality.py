@@ -29,9 +29,10 @@ from daag_jax.algorithms.parts.combinators import standardize
 from daag_jax.algorithms.parts.trainable import Trainable, averaged
 from daag_jax.data.datasets import transitions
 from daag_jax.evaluation import figures, html
+from daag_jax.evaluation.studies import estimate
 from experiments.dbc.arms import dbc_config, run_of, train_guides
 from experiments.dbc.problems import Loaded, load, with_episodes
-from experiments.dbc.study import Options, estimate
+from experiments.dbc.study import Options
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)
 
