@@ -3,9 +3,10 @@
     pip install -c constraints.txt -e '.[oracle]'
     python -m benchmarks.update                # about 3 min on two CPU cores
 
-The networks of Maze in the release: a policy of three tanh layers of 256, a frozen model of three layers of 128 with a
-learnt vector per step, batches of 128, Adam, clipped gradients.  Both sides draw batches from data in memory and take
-turns; seconds are medians over rounds.  Ours runs one seed, and ten seeds as one program (``training/seeds.py``).
+PyTorch runs eagerly; both sides compute on the CPU.  The networks of Maze in the release: a policy of three tanh
+layers of 256, a frozen model of three layers of 128 with a learnt vector per step, batches of 128, Adam, clipped
+gradients.  Both sides draw batches from data in memory and take turns; seconds are medians over rounds.  Ours runs
+one seed, and ten seeds as one program (``training/seeds.py``).
 
 The limit is arithmetic: FLOPs of an update over the rate of a product of 2048 x 2048 matrices on the same machine.
 The last line is one JSON object.
@@ -153,6 +154,7 @@ def timed(run: Callable[[int], None], count: int) -> float:
 
 
 def main(config: Config) -> None:
+    jax.config.update("jax_platforms", "cpu")
     sides = {
         "ours, 1 seed": (ours(1), 1),
         f"ours, {config.seeds} seeds": (ours(config.seeds), config.seeds),

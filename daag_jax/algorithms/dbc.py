@@ -13,7 +13,9 @@ gradient in the policy, it is a gate), "sample" inside the expectation (the pape
 The model's stage is ``density`` as an algorithm of its own, so that one model may guide many policies
 (``state._replace(density=model)`` with ``pretrain_steps=0``); or the first ``pretrain_steps`` updates of ``dbc``.
 
-Differs from the paper: batches are drawn with replacement; the model has no dead layer (``networks.mlp.StepMlp``).
+Differs from the paper: batches are drawn with replacement; the model has no dead layer (``networks.mlp.StepMlp``); the
+policy's last layer starts near zero; Adam's epsilon is 1e-8; observations are not cut at ten deviations.  Without steps
+past the end of an episode, as for ``execute`` 1, the model's loss is the release's; else those pairs count in it too.
 """
 
 from __future__ import annotations

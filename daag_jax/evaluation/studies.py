@@ -18,14 +18,27 @@ Row = dict[str, Any]
 
 
 def rows_of(
-    problem: str, scores: Mapping[str, Mapping[str, Sequence[float]]], baseline: str
+    problem: str,
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
+    baseline: str,
+    score: str = "success",
 ) -> list[Row]:
-    """Rows of ``scores[arm][world]``: interquartile mean over seeds, and the paired difference to the baseline."""
+    """Rows of ``scores[arm][world]``: interquartile mean over seeds, and the mean paired difference to the baseline.
+
+    Args:
+        score: what is counted: "success", a share, or any other name, "returns" say.
+    """
     rows = []
     for world in next(iter(scores.values())):
         for arm, by_world in scores.items():
             own = list(by_world[world])
-            row: Row = {"problem": problem, "world": world, "arm": arm, "scores": own}
+            row: Row = {
+                "problem": problem,
+                "world": world,
+                "arm": arm,
+                "score": score,
+                "scores": own,
+            }
             row |= {"mean": float(np.mean(own)), "std": float(np.std(own))}
             row["iqm"] = list(estimate(own))
             if baseline in scores and arm != baseline and len(own) > 1:
@@ -46,13 +59,12 @@ def is_study(content: Any) -> bool:
 
 def columns(baseline: str) -> tuple[str, ...]:
     """What :func:`cells` are of."""
-    return ("problem", "world", "arm", "IQM", "95 %", f"minus {baseline}", "95 %")
+    return ("problem", "world", "arm", "IQM", "95 %", f"mean minus {baseline}", "95 %")
 
 
 def cells(row: Row) -> list[str]:
     """A row as text: rates in percent, other scores as they are."""
-    scale = 100.0 if max(row["scores"], default=0.0) <= 1.0 else 1.0
-    number = lambda x: f"{scale * x:.1f}" if scale == 100.0 else f"{x:.0f}"
+    number = lambda x: f"{100 * x:.1f}" if row["score"] == "success" else f"{x:.4g}"
     interval = lambda e: f"[{number(e[1])}, {number(e[2])}]"
     iqm, difference = row["iqm"], row.get("difference")
     told = [number(difference[0]), interval(difference)] if difference else ["", ""]
@@ -65,7 +77,7 @@ def study_figures(content: Mapping[str, Any]) -> dict[str, list]:
     for problem in dict.fromkeys(row["problem"] for row in content["rows"]):
         rows = [row for row in content["rows"] if row["problem"] == problem]
         worlds = list(dict.fromkeys(row["world"] for row in rows))
-        label = "success rate" if all(max(row["scores"]) <= 1.0 for row in rows) else "return"
+        label = "success rate" if rows[0]["score"] == "success" else rows[0]["score"]
         if len(worlds) > 2:
             lines = {
                 arm: (

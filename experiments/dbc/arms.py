@@ -1,8 +1,9 @@
 """Arms of an experiment: an algorithm each, all seeds trained and evaluated as one program, stored when done.
 
 An arm's result is one JSON file; an experiment that is called again trains only what is missing.  Seeds are paired:
-seed s sees the same batches in every arm, and is evaluated on the same episodes.  Models of expert pairs are trained
-once for all arms that share their configuration and data, and kept beside the results.
+seed s sees the same batches in every arm, and is evaluated on the same episodes; initial weights are an arm's own.
+Models of expert pairs are trained once for all arms that share their configuration and data, and kept beside the
+results.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from daag_jax.types import Algorithm, State
 from experiments.dbc.problems import Loaded, Sizes, num_transitions
 
 BATCH = 128
+VERSION = 1  # of the code: a change of what an arm computes makes stored results stale
 EVALUATION_SEED = 10_000  # the root of evaluation is that of seed + this
 
 
@@ -68,7 +70,7 @@ def dbc_config(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any
     model = DensityConfig(
         width=sizes.density_width,
         learning_rate=sizes.density_rate,
-        decay_steps=sizes.density_steps,
+        decay_steps=sizes.density_steps if sizes.density_decays else 0,
     )
     model = replace(model, **changes)
     return DbcConfig(bc_config(sizes, **policy), model, weight, pretrain_steps=0, **own)
@@ -107,7 +109,7 @@ def train_guides(loaded: Loaded, config: DbcConfig, run: Run) -> Trainable:
     )
     folder = Path(run.directory) / "models" / mark
     like = init_seeds(algorithm, run.seeds)
-    if list(folder.glob("step_*")):
+    if checkpoint.latest(folder) is not None:
         return checkpoint.restore(folder, like).state
     print(
         f"{loaded.name}: a {config.density.kind} model of {config.density.target} pairs", flush=True
@@ -163,10 +165,13 @@ def evaluate_arm(env: Env, algorithm: Algorithm, states: State, run: Run) -> Out
 
 
 def digest(loaded: Loaded, *parts: Any) -> str:
-    """A short mark of the data and of whatever else a result depends on."""
-    lengths, actions = np.asarray(loaded.episodes.length), np.asarray(loaded.episodes.actions)
-    text = repr((loaded.name, dict(loaded.problem.evaluated), lengths.tolist(), *parts))
-    return hashlib.sha256(text.encode() + actions.tobytes()).hexdigest()[:16]
+    """A short mark of the data and of whatever else a result depends on, but the worlds of evaluation."""
+    episodes, problem = loaded.episodes, loaded.problem
+    text = repr((VERSION, problem.world, problem.is_normalized, problem.score, BATCH, *parts))
+    mark = hashlib.sha256(text.encode())
+    for values in (episodes.length, episodes.observations, episodes.actions):
+        mark.update(np.ascontiguousarray(values).tobytes())
+    return mark.hexdigest()[:16]
 
 
 def run_arm(
@@ -178,33 +183,43 @@ def run_arm(
         worlds: to evaluate in, by name; None is the problem's own, named "".
 
     Returns:
-        "scores": per world a list over seeds; "successes", "returns" and "lengths" likewise; the end of training.
+        "scores": per world a list over seeds; "lengths": means over all episodes; the last metrics of training.
     """
     worlds = {"": loaded.env} if worlds is None else worlds
-    mark = digest(loaded, arm.key, arm.steps, run.seeds, run.episodes)
-    path = Path(run.directory) / loaded.name / f"{mark}.json"
-    result = json.loads(path.read_text()) if path.is_file() else {"scores": {}}
-    if set(worlds) <= set(result["scores"]):
-        return result
-    print(f"{loaded.name}: {name}", flush=True)
-    began = time.monotonic()
-    algorithm, states, measured = train_arm(loaded, arm, run)
-    trained_in = time.monotonic() - began
-    result = {"arm": name, "config": repr(arm.key), "steps": arm.steps, "scores": {}}
-    result |= {"transitions": num_transitions(loaded.episodes), "seeds": list(run.seeds)}
-    for world, env in worlds.items():
-        found = evaluate_arm(env, algorithm, states, run)
-        scores = found.success if loaded.problem.score == "success" else found.returns
-        result["scores"][world] = np.mean(scores, axis=1, dtype=float).tolist()
-        result.setdefault("lengths", {})[world] = float(np.mean(found.length))
-        print(f"  {world or loaded.problem.world}: {np.mean(scores):.4g}", flush=True)
-    result |= {"last": measured["history"][-1], "training_seconds": trained_in}
-    result["seconds"] = time.monotonic() - began
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result))
-    partial.replace(path)
-    return result
+    path = (
+        Path(run.directory) / loaded.name / f"{digest(loaded, arm.key, arm.steps, run.seeds)}.json"
+    )
+    stored = json.loads(path.read_text()) if path.is_file() else {"worlds": {}}
+    marks = {
+        world: repr((env.config, run.episodes, EVALUATION_SEED)) for world, env in worlds.items()
+    }
+    if any(stored["worlds"].get(mark) is None for mark in marks.values()):
+        print(f"{loaded.name}: {name}", flush=True)
+        began = time.monotonic()
+        algorithm, states, measured = train_arm(loaded, arm, run)
+        stored |= {"config": repr(arm.key), "steps": arm.steps, "seeds": list(run.seeds)}
+        stored |= {"transitions": num_transitions(loaded.episodes), "last": measured["history"][-1]}
+        stored["training_seconds"] = time.monotonic() - began
+        for world, env in worlds.items():
+            found = evaluate_arm(env, algorithm, states, run)
+            scores = found.success if loaded.problem.score == "success" else found.returns
+            stored["worlds"][marks[world]] = {
+                "scores": np.mean(scores, axis=1, dtype=float).tolist(),
+                "length": float(np.mean(found.length)),
+            }
+            print(f"  {world or loaded.problem.world}: {np.mean(scores):.4g}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(stored))
+        partial.replace(path)
+    seen = {world: stored["worlds"][mark] for world, mark in marks.items()}
+    rest = {key: value for key, value in stored.items() if key != "worlds"}
+    return rest | {
+        "arm": name,
+        "score": loaded.problem.score,
+        "scores": {world: found["scores"] for world, found in seen.items()},
+        "lengths": {world: found["length"] for world, found in seen.items()},
+    }
 
 
 def run_arms(

@@ -4,7 +4,8 @@
     python -m experiments.dbc.models --preset smoke      # two minutes
 
 Expect, on Maze without BC: the diffusion model at 70 to 90 percent, the others far below; with BC all near BC and DBC
-above.  The VAE's term counts here (in a version of the released code it was overwritten).
+above.  All have the same hidden layers; the weights of others than diffusion were not tuned.  The VAE's term counts
+here (in a version of the released code it was overwritten).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import tyro
 
+from experiments.dbc import main_table
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm
 from experiments.dbc.problems import Loaded
 from experiments.dbc.study import Options, Results, study
@@ -29,12 +31,19 @@ class Config(Options):
     kinds: tuple[str, ...] = ("diffusion", "flow", "ebm", "vae", "gan")
 
 
+def limit_of(loaded: Loaded) -> float:
+    """Of the energy's negatives: the largest demonstrated action, and a little more."""
+    return max(abs(bound) for side in main_table.box_of(loaded) for bound in side)
+
+
 def main(config: Config) -> Results:
     def arms(loaded: Loaded) -> Mapping[str, Arm]:
         made = {"BC": bc_arm(loaded.sizes)}
         for kind in config.kinds:
-            make = lambda kind=kind, **changes: dbc_arm(
-                loaded.sizes, WEIGHTS[kind], kind=kind, **changes
+            own = {"kind": kind, "action_limit": limit_of(loaded)}
+            own |= {"decay_steps": 0} if kind == "gan" else {}  # it learns as long as the policy
+            make = lambda kind=kind, own=own, **changes: dbc_arm(
+                loaded.sizes, WEIGHTS[kind], **own, **changes
             )
             made[f"BC + {kind}"], made[f"{kind} alone"] = make(), make(bc_weight=0.0)
         return made

@@ -37,6 +37,7 @@ class Sizes:
     density_width: int
     density_steps: int
     density_rate: float
+    density_decays: bool = True  # its learning rate falls to 0; the release keeps it
     seeds: int = 10
     episodes: int = 100  # of evaluation, per seed
 
@@ -63,7 +64,9 @@ PROBLEMS: dict[str, Problem] = {
         100,
         1,
         {
-            "paper": Sizes((256, 256, 256), 288_000, 5e-5, 128, 1_160_000, 1e-4),
+            "paper": Sizes(
+                (256, 256, 256), 288_000, 5e-5, 128, 1_160_000, 1e-4, density_decays=False
+            ),
             "cpu": Sizes((256, 256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=200),
             "smoke": SMOKE,
         },
@@ -74,7 +77,7 @@ PROBLEMS: dict[str, Problem] = {
         303,
         0,
         {
-            "paper": Sizes((750, 750), 390_000, 5e-6, 1024, 790_000, 1e-3),
+            "paper": Sizes((750, 750), 390_000, 5e-6, 1024, 790_000, 1e-3, density_decays=False),
             "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
@@ -86,7 +89,7 @@ PROBLEMS: dict[str, Problem] = {
         303,
         0,
         {
-            "paper": Sizes((512,) * 4, 390_000, 1e-6, 1024, 790_000, 1e-5),
+            "paper": Sizes((512,) * 4, 390_000, 1e-6, 1024, 790_000, 1e-5, density_decays=False),
             "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
@@ -98,7 +101,7 @@ PROBLEMS: dict[str, Problem] = {
         5,
         0,
         {
-            "paper": Sizes((256, 256), 39_000, 1e-4, 1024, 320_000, 2e-4),
+            "paper": Sizes((256, 256), 39_000, 1e-4, 1024, 320_000, 2e-4, density_decays=False),
             "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=10),
             "smoke": SMOKE,
         },
@@ -110,7 +113,7 @@ PROBLEMS: dict[str, Problem] = {
         5,
         0,
         {
-            "paper": Sizes((1024, 1024), 39_000, 1e-4, 1024, 320_000, 2e-4),
+            "paper": Sizes((1024, 1024), 39_000, 1e-4, 1024, 320_000, 2e-4, density_decays=False),
             "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=10),
             "smoke": SMOKE,
         },
@@ -122,7 +125,9 @@ PROBLEMS: dict[str, Problem] = {
         400,
         0,
         {
-            "paper": Sizes((1024, 1024), 780_000, 6e-3, 1024, 1_580_000, 2e-4),
+            "paper": Sizes(
+                (1024, 1024), 780_000, 6e-3, 1024, 1_580_000, 2e-4, density_decays=False
+            ),
             "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
@@ -136,7 +141,7 @@ PROBLEMS: dict[str, Problem] = {
         515,
         0,
         {
-            "paper": Sizes((512, 512), 390_000, 1e-4, 2048, 790_000, 3e-5),
+            "paper": Sizes((512, 512), 390_000, 1e-4, 2048, 790_000, 3e-5, density_decays=False),
             "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=20),
             "smoke": SMOKE,
         },

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,18 @@ class Options:
     directory: str = "runs/experiments/dbc"
 
 
+def provenance() -> dict[str, str]:
+    """What made a result: command, commit, device and versions."""
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return {
+        "command": "python -m " + " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "commit": asked.stdout.strip(),
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+        "jax": jax.__version__,
+    }
+
+
 def study(
     options: Options,
     title: str,
@@ -61,10 +75,10 @@ def write(results: Results, title: str, folder: Path, baseline: str = "BC") -> N
     """Prints the table and writes ``results.json`` and ``report.html``."""
     rows = []
     for problem, arms in results.items():
-        rows += rows_of(problem, {arm: found["scores"] for arm, found in arms.items()}, baseline)
+        scores = {arm: found["scores"] for arm, found in arms.items()}
+        rows += rows_of(problem, scores, baseline, next(iter(arms.values()))["score"])
     folder.mkdir(parents=True, exist_ok=True)
-    machine = {"platform": platform.processor() or platform.machine(), "jax": jax.__version__}
-    content = {"title": title, "baseline": baseline, "machine": machine, "rows": rows}
+    content = {"title": title, "baseline": baseline, "rows": rows, "made": provenance()}
     (folder / "results.json").write_text(json.dumps(content | {"results": results}, indent=1))
     html.report_of_run(folder)
     table = Table(*columns(baseline), title=title)

@@ -3,8 +3,10 @@
     python -m experiments.dbc.target                     # about 1 h on two cores
     python -m experiments.dbc.target --preset smoke      # two minutes
 
-The three have the same hidden layers.  A model of the action alone knows no state, so it can only say which actions
-the expert ever takes.  Expect joint and conditional near each other, and the action alone useless without BC.
+The three have the same hidden layers, and lambda is scaled so that the error of an action weighs the same in each:
+the loss is a mean over noised entries, of which a joint model has more.  A model of the action alone knows no state,
+so it can only say which actions the expert ever takes.  Expect joint and conditional near each other, and the action
+alone useless without BC.
 """
 
 from __future__ import annotations
@@ -25,16 +27,22 @@ class Config(Options):
 
     targets: tuple[str, ...] = ("joint", "conditional", "action")
     alone: bool = True
+    weight: float = 30.0  # lambda of the joint model
 
 
 def main(config: Config) -> Results:
     def arms(loaded: Loaded) -> Mapping[str, Arm]:
-        make = lambda **changes: dbc_arm(loaded.sizes, loaded.problem.weight, **changes)
+        spec = loaded.env.spec
+        share = spec.action_dim / (spec.observation_dim + spec.action_dim)
+        weights = {"joint": 1.0, "conditional": share, "action": share}
+        make = lambda target, **changes: dbc_arm(
+            loaded.sizes, weights[target] * config.weight, target=target, **changes
+        )
         made = {"BC": bc_arm(loaded.sizes)}
         for target in config.targets:
-            made[f"BC + {target}"] = make(target=target)
+            made[f"BC + {target}"] = make(target)
             if config.alone:
-                made[f"{target} alone"] = make(target=target, bc_weight=0.0)
+                made[f"{target} alone"] = make(target, bc_weight=0.0)
         return made
 
     return study(config, "target", arms)

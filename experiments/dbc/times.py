@@ -3,8 +3,9 @@
     python -m experiments.dbc.times                     # about 3 h on two cores
     python -m experiments.dbc.times --preset smoke      # two minutes
 
-The loss of perturbed actions differs from the expert's at early times alone (specs/dbc.md section 1.3).  Expect T of 10
-to be enough, the early half to do all the work, and the late half none of it.
+A range keeps the weight that its times have in the whole: lambda is multiplied by its length.  The loss of perturbed
+actions differs from the expert's at early times alone (specs/dbc.md section 1.3).  Expect T of 10 to be enough, the
+early half to do all the work, and the late half none of it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ def main(config: Config) -> Results:
     def arms(loaded: Loaded) -> Mapping[str, Arm]:
         make = lambda **changes: dbc_arm(loaded.sizes, loaded.problem.weight, **changes)
         by_steps = {f"T = {n}": make(num_steps=n) for n in config.num_steps}
-        by_range = {f"t in {a:g} to {b:g}": make(time_range=(a, b)) for a, b in config.ranges}
+        by_range = {
+            f"t in {a:g} to {b:g}": dbc_arm(
+                loaded.sizes, (b - a) * loaded.problem.weight, time_range=(a, b)
+            )
+            for a, b in config.ranges
+        }
         return (
             {"BC": bc_arm(loaded.sizes)}
             | by_steps

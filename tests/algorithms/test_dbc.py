@@ -9,7 +9,15 @@ import pytest
 
 from daag_jax.algorithms.bc import BcConfig, bc, paper_policy
 from daag_jax.algorithms.dbc import DbcConfig, dbc, density, guidance, model_of
-from daag_jax.algorithms.parts.density import KINDS, DensityConfig, draw_steps, make_density
+from daag_jax.algorithms.parts.density import (
+    KINDS,
+    DensityConfig,
+    distilled,
+    draw_steps,
+    make_density,
+)
+from daag_jax.diffusion import schedules
+from daag_jax.diffusion.process import GaussianProcess
 from daag_jax.types import Batch, Context, Spec
 
 SPEC = Spec(3, 2)
@@ -60,8 +68,8 @@ def test_its_losses_are_those_of_the_equation():
     time_key, noise_key = jax.random.split(jax.random.key(5))
     steps = draw_steps(time_key, 64, 0, 20)
     noise = jax.random.normal(noise_key, (64, 5))
-    betas = 1e-4 + (0.02 - 1e-4) / (1 + np.exp(-np.linspace(-6, 6, 20)))
-    alphas = np.cumprod(1 - np.clip(betas, 1e-4, 0.9999))[np.asarray(steps)][:, None]
+    betas = 5e-3 + (0.999 - 5e-3) / (1 + np.exp(-np.linspace(-6, 6, 20)))  # 1e-4 .. 0.02, x 50
+    alphas = np.cumprod(1 - betas)[np.asarray(steps)][:, None]
     x0 = np.concatenate([states, actions], axis=1)
     x = np.sqrt(alphas) * x0 + np.sqrt(1 - alphas) * np.asarray(noise)
     weights = jax.tree.map(np.asarray, params["params"])
@@ -104,6 +112,19 @@ def test_distillation_has_the_value_of_the_loss_and_another_gradient():
         )
     one, two = (jax.grad(total(model))(0.5 * actions) for model in (full, distilled))
     assert float(jnp.max(jnp.abs(one - two))) > 1e-3
+
+
+def test_distillation_pulls_by_the_residual_of_the_noise():
+    """2 alpha (prediction - noise) / D, for a network that predicts twice its input."""
+    process = GaussianProcess(schedules.cosine(20))
+    x0, noise = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    time = jnp.array([0.1, 0.3, 0.5, 0.9])
+    pull = jax.grad(
+        lambda x: jnp.sum(distilled(process, lambda x, t: 2.0 * x, x, noise, time, "target"))
+    )(x0)
+    alpha, sigma = process.coefficients(time, x0)
+    expected = 2.0 * alpha * (2.0 * (alpha * x0 + sigma * noise) - noise) / 3
+    np.testing.assert_allclose(pull, expected, rtol=1e-5)
 
 
 def test_a_model_prefers_what_the_expert_does():

@@ -30,7 +30,7 @@ from daag_jax.algorithms.parts.trainable import (
     make_optimizer,
 )
 from daag_jax.diffusion import schedules
-from daag_jax.diffusion.losses import diffusion_loss, weight_of
+from daag_jax.diffusion.losses import WEIGHTINGS, diffusion_loss, weight_of
 from daag_jax.diffusion.process import GaussianProcess, like
 from daag_jax.names import check_name
 from daag_jax.networks.mlp import DenoisingMlp, Mlp, StepMlp
@@ -40,8 +40,9 @@ KINDS = ("diffusion", "flow", "ebm", "vae", "gan")
 TARGETS = ("joint", "conditional", "action")
 GRADIENTS = ("full", "distillation")
 TIME_EMBEDDINGS = ("step", "sinusoidal")
+# of any number of steps, each ends in noise: betas are scaled by 1000 / T
 SCHEDULES: dict[str, Callable[[int], schedules.Schedule]] = {
-    "sigmoid_betas": schedules.sigmoid_betas,
+    "sigmoid_betas": lambda n: schedules.sigmoid_betas(n, 0.1 / n, min(20.0 / n, 0.999)),
     "cosine": schedules.cosine,
     "linear": lambda n: schedules.linear(n, 0.1 / n, min(20.0 / n, 0.999)),
 }
@@ -79,6 +80,7 @@ class DensityConfig:
         check_name("gradient", self.gradient, GRADIENTS)
         check_name("time_embedding", self.time_embedding, TIME_EMBEDDINGS)
         check_name("schedule", self.schedule, SCHEDULES)
+        check_name("weighting", self.weighting, WEIGHTINGS)
         check_name("policy_schedule", self.policy_schedule or self.schedule, SCHEDULES)
         low, high = self.time_range
         if not 0.0 <= low < high <= 1.0:
@@ -87,7 +89,7 @@ class DensityConfig:
             )
         for field in ("width", "depth", "num_steps", "num_negatives", "latent_dim"):
             if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)} is not positive.")
+                raise ValueError(f"{field}={getattr(self, field)} is not positive; try 128.")
 
 
 class Density(NamedTuple):

@@ -25,7 +25,7 @@ POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0
 ACTION_NOISE = 0.5
 MAX_SHIFT = 0.2  # of a waypoint [m]
 REACHED = 0.1  # [m]
-MIN_STEPS, MAX_STEPS = 76, 600
+MIN_STEPS, MAX_STEPS = 76, 599
 
 
 class Route(NamedTuple):
