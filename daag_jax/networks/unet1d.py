@@ -8,8 +8,9 @@ halve the sequence (convolution of 3, stride 2), and the way up doubles it (tran
     Diffuser            UNet1D((32, 64, 128, 256), time_dim=32, has_scale=False)
     Diffusion Policy    UNet1D((256, 512, 1024), time_dim=256)
 
-Convolutions are matrix products of gathered patches on a CPU, where XLA's own are four times slower, and
-``lax.conv_general_dilated`` elsewhere; parameters are those of ``nn.Conv`` and ``nn.ConvTranspose``.
+Convolutions are matrix products of gathered patches on a CPU (an update of Diffuser's network took 177 instead of
+674 ms; one wide layer alone, 256 channels of 32 x 32 steps, 6.9 instead of 4.9), and ``lax.conv_general_dilated``
+elsewhere; parameters are those of ``nn.Conv`` and ``nn.ConvTranspose``.
 
 Differs from the papers: FiLM multiplies by 1 + gamma instead of gamma; weights start as flax starts them.  As in both
 releases, the features of the first level have no way across: the way up ends on those of the second.

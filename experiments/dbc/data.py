@@ -18,7 +18,7 @@ import tyro
 
 from daag_jax.data.datasets import subset
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm, run_arms, run_of
-from experiments.dbc.problems import Loaded, load, with_episodes
+from experiments.dbc.problems import Loaded, load, weight_of, with_episodes
 from experiments.dbc.study import Options, Results, write
 
 
@@ -38,7 +38,7 @@ def arms(loaded: Loaded) -> Mapping[str, Arm]:
         "BC, noise 0.03": bc_arm(sizes, observation_noise=0.03),
         "BC, decay 0.01": bc_arm(sizes, weight_decay=1e-2),
         "BC, absolute": bc_arm(sizes, likelihood="absolute"),
-        "DBC": dbc_arm(sizes, loaded.problem.weight),
+        "DBC": dbc_arm(sizes, weight_of(loaded)),
     }
 
 

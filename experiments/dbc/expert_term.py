@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import tyro
 
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm
-from experiments.dbc.problems import Loaded
+from experiments.dbc.problems import Loaded, weight_of
 from experiments.dbc.study import Options, Results, study
 
 Config = Options
@@ -23,7 +23,7 @@ Config = Options
 
 def main(config: Options) -> Results:
     def arms(loaded: Loaded) -> Mapping[str, Arm]:
-        make = lambda **changes: dbc_arm(loaded.sizes, loaded.problem.weight, **changes)
+        make = lambda **changes: dbc_arm(loaded.sizes, weight_of(loaded), **changes)
         return {
             "BC": bc_arm(loaded.sizes),
             "DBC, means": make(),

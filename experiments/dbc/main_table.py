@@ -20,7 +20,7 @@ from daag_jax.algorithms.diffusion_policy import diffusion_policy, single_step
 from daag_jax.algorithms.implicit_bc import ImplicitBcConfig, action_box, implicit_bc
 from daag_jax.data.datasets import transitions
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm
-from experiments.dbc.problems import Loaded
+from experiments.dbc.problems import Loaded, weight_of
 from experiments.dbc.study import Options, Results, study
 
 
@@ -81,7 +81,7 @@ def arms(loaded: Loaded, config: Config) -> Mapping[str, Arm]:
         "BC": lambda: bc_arm(loaded.sizes),
         "IBC": lambda: ibc_arm(loaded, config),
         "DP": lambda: dp_arm(loaded, config),
-        "DBC": lambda: dbc_arm(loaded.sizes, loaded.problem.weight),
+        "DBC": lambda: dbc_arm(loaded.sizes, weight_of(loaded)),
     }
     return {name: made[name]() for name in config.methods}
 

@@ -37,6 +37,7 @@ class Sizes:
     density_width: int
     density_steps: int
     density_rate: float
+    weight: float | None = None  # lambda_DM; None takes the release's
     density_decays: bool = True  # its learning rate falls to 0; the release keeps it
     seeds: int = 10
     episodes: int = 100  # of evaluation, per seed
@@ -67,7 +68,9 @@ PROBLEMS: dict[str, Problem] = {
             "paper": Sizes(
                 (256, 256, 256), 288_000, 5e-5, 128, 1_160_000, 1e-4, density_decays=False
             ),
-            "cpu": Sizes((256, 256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=200),
+            "cpu": Sizes(
+                (256, 256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, weight=1.0, episodes=200
+            ),
             "smoke": SMOKE,
         },
         weight=30.0,
@@ -181,6 +184,12 @@ def load(name: str, preset: str = "cpu", **changes: Any) -> Loaded:
     return with_episodes(
         Loaded(name, problem, problem.sizes[preset], world, episodes, None), episodes
     )._replace(env=make_world(problem.world, **problem.evaluated))
+
+
+def weight_of(loaded: Loaded) -> float:
+    """lambda_DM of the preset: the release's, or the best of ``experiments.dbc.weight`` at these sizes."""
+    chosen = loaded.sizes.weight
+    return loaded.problem.weight if chosen is None else chosen
 
 
 def with_episodes(loaded: Loaded, episodes: Episode) -> Loaded:

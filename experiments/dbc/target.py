@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import tyro
 
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm
-from experiments.dbc.problems import Loaded
+from experiments.dbc.problems import Loaded, weight_of
 from experiments.dbc.study import Options, Results, study
 
 
@@ -27,7 +27,6 @@ class Config(Options):
 
     targets: tuple[str, ...] = ("joint", "conditional", "action")
     alone: bool = True
-    weight: float = 30.0  # lambda of the joint model
 
 
 def main(config: Config) -> Results:
@@ -36,7 +35,7 @@ def main(config: Config) -> Results:
         share = spec.action_dim / (spec.observation_dim + spec.action_dim)
         weights = {"joint": 1.0, "conditional": share, "action": share}
         make = lambda target, **changes: dbc_arm(
-            loaded.sizes, weights[target] * config.weight, target=target, **changes
+            loaded.sizes, weights[target] * weight_of(loaded), target=target, **changes
         )
         made = {"BC": bc_arm(loaded.sizes)}
         for target in config.targets:

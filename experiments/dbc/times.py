@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import tyro
 
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm
-from experiments.dbc.problems import Loaded
+from experiments.dbc.problems import Loaded, weight_of
 from experiments.dbc.study import Options, Results, study
 
 
@@ -30,11 +30,11 @@ class Config(Options):
 
 def main(config: Config) -> Results:
     def arms(loaded: Loaded) -> Mapping[str, Arm]:
-        make = lambda **changes: dbc_arm(loaded.sizes, loaded.problem.weight, **changes)
+        make = lambda **changes: dbc_arm(loaded.sizes, weight_of(loaded), **changes)
         by_steps = {f"T = {n}": make(num_steps=n) for n in config.num_steps}
         by_range = {
             f"t in {a:g} to {b:g}": dbc_arm(
-                loaded.sizes, (b - a) * loaded.problem.weight, time_range=(a, b)
+                loaded.sizes, (b - a) * weight_of(loaded), time_range=(a, b)
             )
             for a, b in config.ranges
         }

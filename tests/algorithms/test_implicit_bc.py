@@ -48,7 +48,7 @@ def test_recovers_a_linear_expert(key, inference):
     algorithm, state, metrics = trained(config, actions, observations, Spec(2, 1), 300, train_key)
     decided = jax.jit(algorithm.act)(state, Context(observations), jax.random.key(2))
     assert jnp.mean(jnp.abs(decided - actions)) < 0.15 * jnp.std(actions)
-    # a guess costs log(1 + N); uniform negatives are soon told apart, and those of Langevin stay hard, as they are meant
+    # a guess costs log(1 + N); uniform negatives are soon told apart, those of Langevin stay hard, as they should
     margin = 1.0 if inference == "derivative_free" else 0.2
     assert metrics["loss/contrast"] < np.log(1 + config.num_negatives) - margin
     assert ("loss/penalty" in metrics) == (inference == "langevin")

@@ -106,7 +106,7 @@ def test_demonstrations_are_those_of_the_paper():
     )
     kept = episodes.extras["accepted"]
     length = episodes.length[kept]
-    is_there = np.arange(600)[None] < length[:, None]
+    is_there = np.arange(episodes.actions.shape[1])[None] < length[:, None]
     actions = episodes.actions[kept][is_there]
     assert abs(length.mean() - 185) < 5 and length.min() >= 76 and length.max() < 600
     assert np.all(np.abs(actions.std(axis=0) - 0.745) < 0.01)

@@ -82,7 +82,7 @@ class PlanConfig:
 def planned(env: HandRotate, config: PlanConfig = PlanConfig()) -> Expert:
     """The planner as a demonstrator; its demonstrations end, and are accepted, with success.
 
-    Three attempts in four succeed within 50 steps, after 30 on average, at some 5 s of one core each.
+    Of 205 attempts 149 succeeded (73 %), after 30 steps on average; an attempt takes some 5 s of one core.
 
     Raises:
         ValueError: the world is not HandRotate.
