@@ -40,7 +40,8 @@ def roots_of(seeds: Sequence[int]) -> jax.Array:
 def init_seeds(algorithm: Algorithm, seeds: Sequence[int]) -> State:
     """Initial states of all seeds, leading axis S."""
     init = lambda root: algorithm.init(key_at(root, "init", 0))
-    return jax.jit(jax.vmap(init))(roots_of(seeds))
+    # one after the other: jaxlib 0.10.2 never returns from a batched QR (orthogonal kernels) on two cores
+    return jax.jit(lambda roots: jax.lax.map(init, roots))(roots_of(seeds))
 
 
 def fit_seeds(
