@@ -23,6 +23,7 @@ import optax
 from jaxtyping import Array, Float
 
 from daag_jax.algorithms.parts.action_head import (
+    ActionHead,
     Exploration,
     action_head,
     best,
@@ -109,6 +110,7 @@ class Policy(NamedTuple):
     decide: Callable[[Params, Float[Array, "B I"]], Array]  # -> raw numbers [B, k, R]
     actions: Callable[[Array], Float[Array, "B k A"]]  # of raw numbers: the best action
     loss: Callable[[Array, Batch], tuple[Array, Metrics]]
+    act: Callable[[Trainable, Context, Key], Actions]
     optimizer: optax.GradientTransformation
     window: Window
 
@@ -116,8 +118,6 @@ class Policy(NamedTuple):
 def make_policy(config: BcConfig, spec: Spec) -> Policy:
     """The network of observations [B, K, O] (and ``extras["task"]`` [B, D]), its actions and its loss."""
     head = action_head(spec, config.likelihood, config.binary_dims, config.sigma)
-    is_linear = config.head == "linear"
-    first, stop = config.history - 1, config.history - 1 + config.execute
     net = Mlp(
         config.hidden_dims,
         config.execute * head.out_dim,
@@ -126,59 +126,58 @@ def make_policy(config: BcConfig, spec: Spec) -> Policy:
         activation=ACTIVATIONS[config.activation],
         orthogonal=config.orthogonal,
     )
-
-    def inputs(data: Batch | Context) -> jax.Array:
-        seen = data.observations[:, : config.history]
-        parts = [seen.reshape(seen.shape[0], -1)]
-        return jnp.concatenate(parts + ([data.extras["task"]] if spec.task_dim else []), axis=-1)
+    inputs = lambda data: flat_inputs(data, config.history, spec)
 
     def init(key: Key) -> Params:
         input_dim = config.history * spec.observation_dim + spec.task_dim
         return net.init(key, jnp.zeros((1, input_dim)))
 
-    def decide(params: Params, seen: jax.Array) -> jax.Array:
+    def raw_actions(params: Params, seen: jax.Array) -> jax.Array:
         return net.apply(params, seen).reshape(seen.shape[0], config.execute, head.out_dim)
 
     def actions(raw: jax.Array) -> jax.Array:
-        return raw if is_linear else from_unit(head, best(head, raw))
-
-    def loss(raw: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        demonstrated = batch.actions[:, first:stop]
-        mask = batch.mask[:, first:stop].astype(jnp.float32)
-        count = jnp.maximum(jnp.sum(mask), 1.0)
-        if is_linear:
-            gap = jnp.abs(raw - demonstrated)
-            cost = gap if config.likelihood == "absolute" else jnp.square(gap)
-        else:
-            gap = jnp.abs(best(head, raw) - to_unit(head, demonstrated))
-            cost = negative_log_likelihood(head, raw, demonstrated)
-        loss = jnp.sum(mask * jnp.mean(cost, axis=-1)) / count
-        return loss, {
-            "loss/policy": loss,
-            "error": jnp.sum(mask * jnp.mean(gap, axis=-1)) / count,
-        }
-
-    rate = config.learning_rate
-    if config.decay_steps:
-        rate = optax.linear_schedule(rate, 0.0, config.decay_steps)
-    optimizer = make_optimizer(rate, config.max_grad_norm, config.weight_decay)
-    fields = ("task",) if spec.task_dim else ()
-    window = Window(config.history, stop, config.execute, fields)
-    return Policy(init, inputs, decide, actions, loss, optimizer, window)
-
-
-def act_with(config: BcConfig, spec: Spec, policy: Policy) -> Callable:
-    """The verb ``act`` of a policy: its best action, or one that explores."""
-    head = action_head(spec, config.likelihood, config.binary_dims, config.sigma)
+        return raw if config.head == "linear" else from_unit(head, best(head, raw))
 
     def act(state: Trainable, context: Context, key: Key) -> Actions:
-        raw = policy.decide(averaged(state), policy.inputs(context))
+        raw = raw_actions(averaged(state), inputs(context))
         if config.head == "linear":
             noise = jax.random.normal(key, raw.shape) if config.exploration.noise else 0.0
             return raw + config.exploration.noise * noise
         return decide(head, raw, key, config.exploration, context.extras.get("explore"))
 
-    return act
+    optimizer = make_optimizer(
+        config.learning_rate, config.max_grad_norm, config.weight_decay, config.decay_steps
+    )
+    fields = ("task",) if spec.task_dim else ()
+    horizon = config.history - 1 + config.execute
+    window = Window(config.history, horizon, config.execute, fields)
+    loss = lambda raw, batch: cloning_loss(config, head, raw, batch)
+    return Policy(init, inputs, raw_actions, actions, loss, act, optimizer, window)
+
+
+def flat_inputs(data: Batch | Context, history: int, spec: Spec) -> Float[Array, "B I"]:
+    """The last K observations, and the instruction where there is one, in one vector."""
+    seen = data.observations[:, :history]
+    parts = [seen.reshape(seen.shape[0], -1)]
+    return jnp.concatenate(parts + ([data.extras["task"]] if spec.task_dim else []), axis=-1)
+
+
+def cloning_loss(
+    config: BcConfig, head: ActionHead, raw: Float[Array, "B k R"], batch: Batch
+) -> tuple[Float[Array, ""], Metrics]:
+    """The mean cost of the demonstrated chunk over the steps that happened."""
+    steps = slice(config.history - 1, config.history - 1 + config.execute)
+    demonstrated, mask = batch.actions[:, steps], batch.mask[:, steps].astype(jnp.float32)
+    count = jnp.maximum(jnp.sum(mask), 1.0)
+    if config.head == "linear":
+        gap = jnp.abs(raw - demonstrated)
+        cost = gap if config.likelihood == "absolute" else jnp.square(gap)
+    else:
+        gap = jnp.abs(best(head, raw) - to_unit(head, demonstrated))
+        cost = negative_log_likelihood(head, raw, demonstrated)
+    loss = jnp.sum(mask * jnp.mean(cost, axis=-1)) / count
+    error = jnp.sum(mask * jnp.mean(gap, axis=-1)) / count
+    return loss, {"loss/policy": loss, "error": error}
 
 
 def noisy(x: Float[Array, "B I"], scale: float, key: Key) -> Float[Array, "B I"]:
@@ -199,4 +198,4 @@ def bc(config: BcConfig, spec: Spec) -> Algorithm:
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
         return apply_gradients(state, gradients, policy.optimizer, config.ema_decay), metrics
 
-    return Algorithm(policy.window, init, update, act_with(config, spec, policy))
+    return Algorithm(policy.window, init, update, policy.act)

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from daag_jax.algorithms.bc import BcConfig, act_with, make_policy, noisy, paper_policy
+from daag_jax.algorithms.bc import BcConfig, make_policy, noisy, paper_policy
 from daag_jax.algorithms.parts.density import Density, DensityConfig, make_density
 from daag_jax.algorithms.parts.trainable import Trainable, apply_gradients, averaged, create
 from daag_jax.names import check_name
@@ -137,10 +137,8 @@ def dbc(config: DbcConfig, spec: Spec) -> Algorithm:
             state, metrics = imitate(state, batch, key)
         return state._replace(step=state.step + 1), metrics
 
-    act_alone = act_with(config.policy, spec, policy)
-
     def act(state: Dbc, context: Context, key: Key) -> Actions:
-        return act_alone(state.policy, context, key)
+        return policy.act(state.policy, context, key)
 
     return Algorithm(policy.window, init, update, act)
 

@@ -47,7 +47,6 @@ from daag_jax.networks.unet1d import UNet1D, check_horizon
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
 
 NETWORKS = ("mlp", "unet", "transformer")
-SCHEDULES = ("cosine", "linear", "sigmoid_betas")
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class DiffusionPolicyConfig:
     def __post_init__(self):
         known = {
             "network": NETWORKS,
-            "schedule": SCHEDULES,
+            "schedule": tuple(schedules.BY_NAME),
             "parameterisation": PARAMETERISATIONS,
             "sampler": samplers.METHODS,
         }
@@ -168,7 +167,7 @@ class FlatNet(nn.Module):
 def diffusion_policy(config: DiffusionPolicyConfig, spec: Spec) -> Algorithm:
     """Observations [B, K, O] (and, where ``spec.task_dim`` > 0, ``extras["task"]`` [B, D]) to a chunk of actions."""
     net, optimizer = make_network(config), make_policy_optimizer(config)
-    schedule = getattr(schedules, config.schedule)(config.num_steps)
+    schedule = schedules.BY_NAME[config.schedule](config.num_steps)
     process = GaussianProcess(schedule, config.parameterisation)
     inward, outward = scaling(config, spec)
     times = schedules.uniform_times(config.num_inference_steps)

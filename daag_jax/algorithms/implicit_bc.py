@@ -30,9 +30,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
+from daag_jax.algorithms.bc import flat_inputs
 from daag_jax.algorithms.parts.action_head import action_head, from_unit, to_unit
 from daag_jax.algorithms.parts.trainable import (
     Trainable,
@@ -142,17 +142,12 @@ def implicit_bc(config: ImplicitBcConfig, spec: Spec) -> Algorithm:
     head = action_head(box)
     observed_dim = config.history * spec.observation_dim + spec.task_dim
     net = EnergyMlp(config.hidden_dims, observed_dim, spec.action_dim)
-    rate = config.learning_rate
-    if config.decay_steps:
-        rate = optax.linear_schedule(config.learning_rate, 0.0, config.decay_steps)
-    optimizer = make_optimizer(rate, config.max_grad_norm, config.weight_decay)
+    optimizer = make_optimizer(
+        config.learning_rate, config.max_grad_norm, config.weight_decay, config.decay_steps
+    )
 
     def observe(params, data: Batch | Context) -> Float[Array, "B H"]:
-        seen = data.observations[:, : config.history]
-        parts = [seen.reshape(seen.shape[0], -1)]
-        if spec.task_dim:
-            parts.append(data.extras["task"])
-        return net.apply(params, jnp.concatenate(parts, axis=-1), method="observe")
+        return net.apply(params, flat_inputs(data, config.history, spec), method="observe")
 
     def energy_of(params, share: Array) -> Energy:
         return lambda actions: net.apply(params, share, actions, method="energies")

@@ -96,21 +96,29 @@ def diffusion_loss(
 
 
 def draw_times(
-    key: Key, num: int, schedule: Schedule, is_antithetic: bool = False
+    key: Key,
+    num: int,
+    schedule: Schedule,
+    is_antithetic: bool = False,
+    time_range: tuple[float, float] = (0.0, 1.0),
 ) -> Float[Array, "B"]:
     """Times to train at: the steps of a table, each as likely; without a table, uniform in [min_time, 1].
 
     Args:
         is_antithetic: the second half mirrors the first, t and T - 1 - t (as Diffusion-BC does): less variance.
+        time_range: the part of time that is drawn from, at least one step of a table.
     """
     half = -(-num // 2) if is_antithetic else num
-    steps = schedule.num_steps
+    steps, (low, high) = schedule.num_steps, time_range
     if steps:
-        time = time_of(schedule, jax.random.randint(key, (half,), 0, steps))
-        mirrored = (steps + 1) / steps - time
+        first = round(low * steps)
+        stop = max(round(high * steps), first + 1)
+        index = jax.random.randint(key, (half,), first, stop)
+        time, mirrored = time_of(schedule, index), time_of(schedule, first + stop - 1 - index)
     else:
-        time = jax.random.uniform(key, (half,), minval=schedule.min_time, maxval=1.0)
-        mirrored = 1.0 + schedule.min_time - time
+        low = max(low, schedule.min_time)
+        time = jax.random.uniform(key, (half,), minval=low, maxval=high)
+        mirrored = low + high - time
     return jnp.concatenate([time, mirrored])[:num] if is_antithetic else time
 
 

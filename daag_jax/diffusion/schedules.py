@@ -277,3 +277,15 @@ def spaced_times(
     steps = np.round(np.linspace(0, schedule.num_steps - 1, num + 1))[::-1]
     steps[-1] = -1  # clean
     return last_part(time_of(schedule, jnp.asarray(steps)), strength)
+
+
+def scaled(of_betas: Callable[..., Schedule]) -> Callable[[int], Schedule]:
+    """A schedule of betas 1e-4 .. 0.02 at 1000 steps, for any number: both ends times 1000 / N."""
+    return lambda num_steps: of_betas(num_steps, 0.1 / num_steps, min(20.0 / num_steps, 0.999))
+
+
+BY_NAME: dict[str, Callable[[int], Schedule]] = {  # of any number of steps
+    "cosine": cosine,
+    "linear": scaled(linear),
+    "sigmoid_betas": scaled(sigmoid_betas),
+}

@@ -4,6 +4,7 @@ Mlp            Dense, LayerNorm, activation, repeated; a plain last layer
 ResidualMlp    blocks  x + Dense(4 w) act Dense LayerNorm Dropout   (IDQL, Hansen-Estruch et al. 2023)
 DenoisingMlp   Mlp of [xt, embedded time, condition]                (Diffusion-QL, Wang et al. 2022)
 StepMlp        a learnt vector per step, added before each ReLU     (Diffusion-BC's density model, as released)
+VariationalMlp an encoder and a decoder around a Gaussian latent    (Kingma and Welling 2014)
 """
 
 from __future__ import annotations
@@ -102,3 +103,25 @@ class StepMlp(nn.Module):
         for _ in range(self.depth):
             x = jax.nn.relu(nn.Dense(self.width)(x) + nn.Embed(self.num_steps, self.width)(index))
         return nn.Dense(xt.shape[-1], name="out")(x)
+
+
+class VariationalMlp(nn.Module):
+    """A variational autoencoder of vectors; ``noise`` of the latent's length is drawn by the caller."""
+
+    width: int
+    depth: int
+    latent_dim: int
+    out_dim: int
+
+    def setup(self):
+        layers = {"layer_norm": False, "activation": jax.nn.leaky_relu}
+        self.encoder = Mlp((self.width,) * self.depth, 2 * self.latent_dim, **layers)
+        self.decoder = Mlp((self.width,) * self.depth, self.out_dim, **layers)
+
+    def __call__(self, x: Float[Array, "B D"], noise: Float[Array, "B L"]) -> tuple[Array, Array]:
+        """The reconstruction [B, D] and the divergence from the prior [B]."""
+        mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
+        log_variance = jnp.clip(log_variance, -10.0, 10.0)
+        latent = mean + jnp.exp(0.5 * log_variance) * noise
+        divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance, axis=-1)
+        return self.decoder(latent), divergence

@@ -13,10 +13,10 @@ from daag_jax.algorithms.parts.density import (
     KINDS,
     DensityConfig,
     distilled,
-    draw_steps,
     make_density,
 )
 from daag_jax.diffusion import schedules
+from daag_jax.diffusion.losses import draw_times
 from daag_jax.diffusion.process import GaussianProcess
 from daag_jax.types import Batch, Context, Spec
 
@@ -66,7 +66,9 @@ def test_its_losses_are_those_of_the_equation():
     np.testing.assert_array_equal(expert, same)  # one (t, noise) for both pairs
     np.testing.assert_array_equal(again, same)
     time_key, noise_key = jax.random.split(jax.random.key(5))
-    steps = draw_steps(time_key, 64, 0, 20)
+    schedule = schedules.BY_NAME["sigmoid_betas"](20)
+    times = draw_times(time_key, 64, schedule, is_antithetic=True)
+    steps = np.rint(schedules.step_of(schedule, times)).astype(int)
     noise = jax.random.normal(noise_key, (64, 5))
     betas = 5e-3 + (0.999 - 5e-3) / (1 + np.exp(-np.linspace(-6, 6, 20)))  # 1e-4 .. 0.02, x 50
     alphas = np.cumprod(1 - betas)[np.asarray(steps)][:, None]
@@ -83,7 +85,9 @@ def test_its_losses_are_those_of_the_equation():
 
 
 def test_times_are_antithetic_and_inside_their_range():
-    steps = np.asarray(draw_steps(jax.random.key(0), 101, 5, 15))
+    schedule = schedules.cosine(20)
+    times = draw_times(jax.random.key(0), 101, schedule, True, (0.25, 0.75))
+    steps = np.rint(schedules.step_of(schedule, times)).astype(int)
     assert steps.min() >= 5 and steps.max() < 15 and steps.shape == (101,)
     np.testing.assert_array_equal(steps[51:], 19 - steps[:50])
 

@@ -1,7 +1,7 @@
 """Generative models of expert pairs (s, a), as guides of a policy: how much less likely is what it does?
 
-Each has ``learn``, one step of training on expert pairs, and ``gap``, a number per pair of the policy's and the
-expert's action that falls as the policy's becomes more likely (specs/dbc.md sections 1 and 1.6):
+Each has ``learn``, one step of training on expert pairs, and ``losses``, of the policy's and of the expert's actions,
+whose difference falls as the policy's become more likely (specs/dbc.md sections 1 and 1.6):
 
     diffusion   L(s, a) = |noise - network(alpha [s; a] + sigma noise, t)|^2     L(s, pi) - L(s, a)
     flow        the same with x0 and noise joined by a straight line (Liu et al. 2022); network predicts the velocity
@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from daag_jax.algorithms.parts.trainable import (
@@ -30,22 +30,16 @@ from daag_jax.algorithms.parts.trainable import (
     make_optimizer,
 )
 from daag_jax.diffusion import schedules
-from daag_jax.diffusion.losses import WEIGHTINGS, diffusion_loss, weight_of
+from daag_jax.diffusion.losses import WEIGHTINGS, diffusion_loss, draw_times, weight_of
 from daag_jax.diffusion.process import GaussianProcess, like
 from daag_jax.names import check_name
-from daag_jax.networks.mlp import DenoisingMlp, Mlp, StepMlp
+from daag_jax.networks.mlp import DenoisingMlp, Mlp, StepMlp, VariationalMlp
 from daag_jax.types import Key, Metrics, Params
 
 KINDS = ("diffusion", "flow", "ebm", "vae", "gan")
 TARGETS = ("joint", "conditional", "action")
 GRADIENTS = ("full", "distillation")
 TIME_EMBEDDINGS = ("step", "sinusoidal")
-# of any number of steps, each ends in noise: betas are scaled by 1000 / T
-SCHEDULES: dict[str, Callable[[int], schedules.Schedule]] = {
-    "sigmoid_betas": lambda n: schedules.sigmoid_betas(n, 0.1 / n, min(20.0 / n, 0.999)),
-    "cosine": schedules.cosine,
-    "linear": lambda n: schedules.linear(n, 0.1 / n, min(20.0 / n, 0.999)),
-}
 
 
 @dataclass(frozen=True)
@@ -79,9 +73,9 @@ class DensityConfig:
         check_name("target", self.target, TARGETS)
         check_name("gradient", self.gradient, GRADIENTS)
         check_name("time_embedding", self.time_embedding, TIME_EMBEDDINGS)
-        check_name("schedule", self.schedule, SCHEDULES)
+        check_name("schedule", self.schedule, schedules.BY_NAME)
         check_name("weighting", self.weighting, WEIGHTINGS)
-        check_name("policy_schedule", self.policy_schedule or self.schedule, SCHEDULES)
+        check_name("policy_schedule", self.policy_schedule or self.schedule, schedules.BY_NAME)
         low, high = self.time_range
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(
@@ -109,12 +103,11 @@ def make_density(config: DensityConfig, state_dim: int, action_dim: int) -> Dens
     return makers.get(config.kind, diffusion)(config, state_dim, action_dim)
 
 
-def optimizer_of(config: DensityConfig):
+def optimizer_of(config: DensityConfig) -> optax.GradientTransformation:
     """Adam with a clip, its rate constant or falling to 0."""
-    rate = config.learning_rate
-    if config.decay_steps:
-        rate = lambda n: config.learning_rate * (1.0 - jnp.minimum(n / config.decay_steps, 1.0))
-    return make_optimizer(rate, config.max_grad_norm)
+    return make_optimizer(
+        config.learning_rate, config.max_grad_norm, decay_steps=config.decay_steps
+    )
 
 
 def trainable_parts(config: DensityConfig, init: Callable[[Key], Params], loss: Callable) -> tuple:
@@ -133,12 +126,6 @@ def trainable_parts(config: DensityConfig, init: Callable[[Key], Params], loss: 
     return start, learn
 
 
-def draw_steps(key: Key, num: int, low: int, high: int) -> Array:
-    """Steps low .. high - 1, the second half mirroring the first: antithetic, as in the release."""
-    half = jax.random.randint(key, (-(-num // 2),), low, high)
-    return jnp.concatenate([half, low + high - 1 - half])[:num]
-
-
 def diffusion(config: DensityConfig, state_dim: int, action_dim: int) -> Density:
     """A denoising model; kind "flow" is the same with straight paths, continuous time and velocities."""
     is_flow, steps = config.kind == "flow", config.num_steps
@@ -146,8 +133,8 @@ def diffusion(config: DensityConfig, state_dim: int, action_dim: int) -> Density
     if is_flow:
         learnt = used = GaussianProcess(schedules.rectified_flow(), "velocity")
     else:
-        learnt = GaussianProcess(SCHEDULES[config.schedule](steps))
-        used = GaussianProcess(SCHEDULES[config.policy_schedule or config.schedule](steps))
+        learnt = GaussianProcess(schedules.BY_NAME[config.schedule](steps))
+        used = GaussianProcess(schedules.BY_NAME[config.policy_schedule or config.schedule](steps))
     if is_flow or config.time_embedding == "sinusoidal":
         net = DenoisingMlp((config.width,) * config.depth, activation=jax.nn.relu)
         position = lambda time: time
@@ -162,22 +149,13 @@ def diffusion(config: DensityConfig, state_dim: int, action_dim: int) -> Density
     def joined(states: Array, actions: Array) -> Array:
         return jnp.concatenate([states, actions], axis=-1) if config.target == "joint" else actions
 
-    def draw(key: Key, num: int, low: float, high: float) -> Array:
-        if is_flow:
-            half = jax.random.uniform(key, (-(-num // 2),), minval=low, maxval=high)
-            return jnp.maximum(jnp.concatenate([half, low + high - half])[:num], 1e-3)
-        first = round(low * steps)
-        return schedules.time_of(
-            learnt.schedule, draw_steps(key, num, first, max(round(high * steps), first + 1))
-        )
-
     def init(key: Key) -> Params:
         blank = jnp.zeros((1, state_dim)) if config.target == "conditional" else None
         return net.init(key, jnp.zeros((1, noised_dim)), jnp.zeros(1), blank)
 
     def loss(params: Params, states: Array, actions: Array, key: Key) -> Array:
         time_key, noise_key = jax.random.split(key)
-        time = draw(time_key, states.shape[0], 0.0, 1.0)
+        time = draw_times(time_key, states.shape[0], learnt.schedule, is_antithetic=True)
         x0 = joined(states, actions)
         return jnp.mean(
             diffusion_loss(learnt, network(params, states), x0, time, noise_key, "target")
@@ -185,7 +163,7 @@ def diffusion(config: DensityConfig, state_dim: int, action_dim: int) -> Density
 
     def losses(params, states, decided, demonstrated, key):
         time_key, noise_key = jax.random.split(key)
-        time = draw(time_key, states.shape[0], *config.time_range)
+        time = draw_times(time_key, states.shape[0], learnt.schedule, True, config.time_range)
         noise = jax.random.normal(noise_key, (states.shape[0], noised_dim))
         weighting = "target" if config.weighting == "uniform" else config.weighting
         value = lambda x0: diffusion_loss(
@@ -245,31 +223,9 @@ def ebm(config: DensityConfig, state_dim: int, action_dim: int) -> Density:
     return Density(*trainable_parts(config, init, loss), losses)
 
 
-class Autoencoder(nn.Module):
-    """A variational autoencoder of vectors."""
-
-    width: int
-    depth: int
-    latent_dim: int
-    out_dim: int
-
-    def setup(self):
-        layers = {"layer_norm": False, "activation": jax.nn.leaky_relu}
-        self.encoder = Mlp((self.width,) * self.depth, 2 * self.latent_dim, **layers)
-        self.decoder = Mlp((self.width,) * self.depth, self.out_dim, **layers)
-
-    def __call__(self, x: Float[Array, "B D"], noise: Float[Array, "B L"]) -> tuple[Array, Array]:
-        """The reconstruction [B, D] and the divergence from the prior [B]."""
-        mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
-        log_variance = jnp.clip(log_variance, -10.0, 10.0)
-        latent = mean + jnp.exp(0.5 * log_variance) * noise
-        divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance, axis=-1)
-        return self.decoder(latent), divergence
-
-
 def vae(config: DensityConfig, state_dim: int, action_dim: int) -> Density:
     """Reconstruction error of [s; a] by a variational autoencoder."""
-    net = Autoencoder(config.width, config.depth, config.latent_dim, state_dim + action_dim)
+    net = VariationalMlp(config.width, config.depth, config.latent_dim, state_dim + action_dim)
 
     def init(key: Key) -> Params:
         return net.init(

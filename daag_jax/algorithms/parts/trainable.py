@@ -23,9 +23,18 @@ class Trainable(NamedTuple):
 
 
 def make_optimizer(
-    learning_rate: optax.ScalarOrSchedule, max_grad_norm: float = 0.0, weight_decay: float = 0.0
+    learning_rate: optax.ScalarOrSchedule,
+    max_grad_norm: float = 0.0,
+    weight_decay: float = 0.0,
+    decay_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) after a clip of the *global* norm; zero switches a part off."""
+    """AdamW (Loshchilov and Hutter 2019) after a clip of the *global* norm; zero switches a part off.
+
+    Args:
+        decay_steps: updates over which a constant ``learning_rate`` falls to 0 on a line.
+    """
+    if decay_steps:
+        learning_rate = optax.linear_schedule(learning_rate, 0.0, decay_steps)
     clip = optax.clip_by_global_norm(max_grad_norm) if max_grad_norm > 0 else optax.identity()
     return optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
 
