@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "experiments").rglob("*.py"))
-    if "\nclass Config" in path.read_text()
+    if "class Config" in path.read_text()
 ]
 
 

@@ -100,12 +100,12 @@ def _train(name: str, options: Any) -> None:
 def learner(name: str, config: Any, spec: Any, stats: Any = None) -> Any:
     """The algorithm for worlds of this spec, which sees data normalised by ``stats`` where there are any."""
     from daag_jax.algorithms import make
-    from daag_jax.algorithms.parts.combinators import Stats, normalized
+    from daag_jax.algorithms.parts.combinators import normalized
     from daag_jax.data.normalize import normalized_spec
 
     if stats is None:
         return make(name, config, spec)
-    return normalized(make(name, config, normalized_spec(spec, stats)), Stats(*stats))
+    return normalized(make(name, config, normalized_spec(spec, stats)), stats)
 
 
 def _check_card(path: Path, card: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ def load_policy(run: Path) -> tuple[dict[str, Any], Any, Any]:
     import jax.numpy as jnp
 
     from daag_jax.algorithms import config_class
-    from daag_jax.data.normalize import DatasetStats
+    from daag_jax.data.normalize import Stats
     from daag_jax.training import checkpoint
     from daag_jax.types import Spec
 
@@ -166,7 +166,7 @@ def load_policy(run: Path) -> tuple[dict[str, Any], Any, Any]:
     card = json.loads(path.read_text())
     spec = Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["spec"].items()})
     stats = card.get("stats")
-    stats = stats and DatasetStats(**{k: jnp.array(v, jnp.float32) for k, v in stats.items()})
+    stats = stats and Stats(**{k: jnp.array(v, jnp.float32) for k, v in stats.items()})
     config = config_of(config_class(card["algorithm"]), card["config"])
     algorithm = learner(card["algorithm"], config, spec, stats)
     like = {"state": jax.jit(algorithm.init)(jax.random.key(0))}

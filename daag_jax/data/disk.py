@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from daag_jax.data.blocks import write_whole
 from daag_jax.types import Episode
 
 FIELDS = ("observations", "images", "actions", "rewards", "length")
@@ -23,20 +24,17 @@ def write_episodes(
     Raises:
         OSError: it cannot be written, for want of room or of permission; nothing is left behind.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.ascontiguousarray(getattr(episodes, name)) for name in FIELDS}
     tensors |= {f"extras/{k}": np.ascontiguousarray(v) for k, v in episodes.extras.items()}
-    scratch = path.with_name(path.name + ".partial")
     metadata = {"task": json.dumps(task), "cameras": json.dumps(cameras), "kind": "episodes"}
-    try:
-        save_file(tensors, scratch, metadata=metadata)
-        scratch.replace(path)
-    except (SafetensorError, OSError) as error:
-        scratch.unlink(missing_ok=True)
-        raise OSError(
-            f"{path} cannot be written ({error}); make room, or name another folder."
-        ) from error
+
+    def write(scratch: Path) -> None:
+        try:
+            save_file(tensors, scratch, metadata=metadata)
+        except SafetensorError as error:  # a full disk, too
+            raise OSError(str(error)) from error
+
+    write_whole(Path(path), write, overwrite=True)
 
 
 def cameras_of_file(path: str | Path) -> tuple[str, ...]:

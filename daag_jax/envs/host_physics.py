@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from mujoco import rollout
 
-from daag_jax.envs.physics import PhysicsState
+from daag_jax.envs.physics import PhysicsState, at_rest
 
 SPEC = mujoco.mjtState.mjSTATE_CTRL
 MOCAP = mujoco.mjtState.mjSTATE_MOCAP_POS | mujoco.mjtState.mjSTATE_MOCAP_QUAT
@@ -55,8 +55,7 @@ class HostPhysics:
 
     def start(self, qpos: Float[Array, "Q"], ctrl: Float[Array, "U"]) -> PhysicsState:
         """A state at rest."""
-        still = jnp.zeros((self.model.nv,))
-        return PhysicsState(qpos, still, ctrl, still)
+        return at_rest(qpos, ctrl, self.model.nv)
 
     def step(self, state: PhysicsState, ctrl: Float[Array, "U"]) -> PhysicsState:
         """One step under the given controls."""

@@ -24,6 +24,12 @@ class PhysicsState(NamedTuple):
     warmstart: Float[Array, "*B V"]
 
 
+def at_rest(qpos: Float[Array, "Q"], ctrl: Float[Array, "U"], num_dofs: int) -> PhysicsState:
+    """A state that does not move."""
+    still = jnp.zeros((num_dofs,))
+    return PhysicsState(qpos, still, ctrl, still)
+
+
 class Physics:
     """MJX of one model.  Methods are pure and meant for ``jax.vmap``."""
 
@@ -39,17 +45,11 @@ class Physics:
 
     def start(self, qpos: Float[Array, "Q"], ctrl: Float[Array, "U"]) -> PhysicsState:
         """A state at rest."""
-        still = jnp.zeros((self.model.nv,))
-        return PhysicsState(qpos, still, ctrl, still)
+        return at_rest(qpos, ctrl, self.model.nv)
 
     def step(self, state: PhysicsState, ctrl: Float[Array, "U"]) -> PhysicsState:
         """One step under the given targets."""
-        data = self.blank.replace(
-            qpos=state.qpos, qvel=state.qvel, ctrl=ctrl, qacc_warmstart=state.warmstart
-        )
-        with jax.numpy_rank_promotion("allow"):  # MJX relies on it; our own code does not
-            data = mjx.step(self.mjx_model, data)
-        return PhysicsState(data.qpos, data.qvel, ctrl, data.qacc_warmstart)
+        return self._sensed_step(state, ctrl)[0]
 
     def follow(self, state: PhysicsState, ctrls: Float[Array, "N U"]) -> PhysicsState:
         """N steps, each with its own targets."""
@@ -59,16 +59,17 @@ class Physics:
         self, state: PhysicsState, ctrl: Float[Array, "U"], num_steps: int
     ) -> tuple[PhysicsState, Float[Array, "S"]]:
         """``num_steps`` steps under the same controls, and the sensors' values at the last one (before it moved)."""
-
-        def step(carry: tuple, _: None) -> tuple[tuple, None]:
-            state = carry[0]
-            data = self.blank.replace(
-                qpos=state.qpos, qvel=state.qvel, ctrl=ctrl, qacc_warmstart=state.warmstart
-            )
-            with jax.numpy_rank_promotion("allow"):
-                data = mjx.step(self.mjx_model, data)
-            after = PhysicsState(data.qpos, data.qvel, ctrl, data.qacc_warmstart)
-            return (after, data.sensordata), None
-
         blank = jnp.zeros((self.model.nsensordata,), state.qpos.dtype)
+        step = lambda carry, _: (self._sensed_step(carry[0], ctrl), None)
         return jax.lax.scan(step, (state._replace(ctrl=ctrl), blank), None, length=num_steps)[0]
+
+    def _sensed_step(
+        self, state: PhysicsState, ctrl: Float[Array, "U"]
+    ) -> tuple[PhysicsState, Float[Array, "S"]]:
+        """One step, and what the sensors say before it moves."""
+        data = self.blank.replace(
+            qpos=state.qpos, qvel=state.qvel, ctrl=ctrl, qacc_warmstart=state.warmstart
+        )
+        with jax.numpy_rank_promotion("allow"):  # MJX relies on it; our own code does not
+            data = mjx.step(self.mjx_model, data)
+        return PhysicsState(data.qpos, data.qvel, ctrl, data.qacc_warmstart), data.sensordata

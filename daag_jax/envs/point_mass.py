@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from daag_jax.envs.physics import PhysicsState
+from daag_jax.envs.physics import PhysicsState, at_rest
 
 TIMESTEP = 0.01  # [s]
 RADIUS = 0.1  # of the ball [m]
@@ -89,8 +89,7 @@ class PointMass:
 
     def start(self, qpos: Float[Array, "2"], ctrl: Float[Array, "2"]) -> PhysicsState:
         """A state at rest."""
-        still = jnp.zeros(2)
-        return PhysicsState(qpos, still, ctrl, still)
+        return at_rest(qpos, ctrl, 2)
 
     def step(self, state: PhysicsState, ctrl: Float[Array, "2"]) -> PhysicsState:
         """One step under the given controls; damping is implicit, as in MuJoCo's Euler integrator."""

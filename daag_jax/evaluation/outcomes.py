@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from daag_jax.data.blocks import action_bounds
 from daag_jax.envs.env import Env
 from daag_jax.envs.experts.expert import Expert
 from daag_jax.evaluation.rollout import Act
@@ -35,7 +36,7 @@ def evaluate_policy(
     state = jax.vmap(env.reset)(jax.random.split(reset_key, num))
     history = jnp.repeat(state.obs[:, None], window.history, axis=1)
     blank = Outcomes(jnp.zeros(num, bool), jnp.zeros(num), jnp.zeros(num, jnp.int32))
-    low, high = bounds(env)
+    low, high = (bound[None] for bound in action_bounds(env.spec))
 
     def step(carry: tuple, action: Array) -> tuple[tuple, None]:
         state, history, found = carry
@@ -58,7 +59,7 @@ def evaluate_policy(
     return jax.lax.scan(decide, (state, history, blank), keys)[0][2]
 
 
-def demonstrate(env: Env, expert: Expert, key: Key, num: int) -> Episode:
+def attempts(env: Env, expert: Expert, key: Key, num: int) -> Episode:
     """``num`` attempts of an expert [B, max_steps, ..]; ``extras["accepted"]`` [B] says which are demonstrations.
 
     The world's own horizon and success do not end an attempt, only the expert does.  ``extras`` also hold the success
@@ -67,7 +68,7 @@ def demonstrate(env: Env, expert: Expert, key: Key, num: int) -> Episode:
     reset_key, start_key, act_key = jax.random.split(key, 3)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, num))
     memory = jax.vmap(expert.start)(state, jax.random.split(start_key, num))
-    low, high = bounds(env)
+    low, high = (bound[None] for bound in action_bounds(env.spec))
 
     def step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
         state, memory, is_over = carry
@@ -106,7 +107,7 @@ def demonstrations(env: Env, expert: Expert, seed: int, num: int, batch: int = 6
     Raises:
         ValueError: after 20 batches fewer than one attempt in ten was accepted.
     """
-    attempt = jax.jit(lambda key: demonstrate(env, expert, key, batch))
+    attempt = jax.jit(lambda key: attempts(env, expert, key, batch))
     root, kept, count, tried = jax.random.key(seed), [], 0, 0
     while count < num:
         episodes = jax.device_get(attempt(jax.random.fold_in(root, tried)))
@@ -125,14 +126,6 @@ def demonstrations(env: Env, expert: Expert, seed: int, num: int, batch: int = 6
         actions=episodes.actions[:, :longest],
         rewards=episodes.rewards[:, :longest],
     )
-
-
-def bounds(env: Env) -> tuple[Array, Array]:
-    """The lowest and highest actions [1, A]."""
-    spec = env.spec
-    low = jnp.asarray(spec.action_low or (-1.0,) * spec.action_dim)
-    high = jnp.asarray(spec.action_high or (1.0,) * spec.action_dim)
-    return low[None], high[None]
 
 
 def frozen(is_over: Bool[Array, "B"], old: Any, new: Any) -> Any:

@@ -7,13 +7,13 @@ without pixels; a run this short is repeated, not resumed (``fit`` resumes).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from daag_jax.training.fit import Diverged, Sampler
 from daag_jax.training.keys import key_at
@@ -22,12 +22,10 @@ from daag_jax.types import Algorithm, State
 
 
 class Trained(NamedTuple):
-    """States with a leading axis of seeds, what was measured on the way, and the time of the updates."""
+    """States with a leading axis of seeds, and what was measured on the way."""
 
-    states: State
+    states: State  # the last, or of each seed the one that validated best
     history: list[dict[str, Any]]  # "step", and per metric a list over seeds
-    seconds: float  # of all updates but the first chunk, which compiles
-    steps_timed: int
 
 
 def roots_of(seeds: Sequence[int]) -> jax.Array:
@@ -51,8 +49,8 @@ def fit_seeds(
     seeds: Sequence[int],
     *,
     states: State | None = None,
-    evaluate: Callable[[State, int], dict[str, Any]] | None = None,
-    evaluate_every: int = 0,
+    validate: Callable[[State], jax.Array] | None = None,
+    validate_every: int = 100,
     name: str = "train",
     progress: bool = True,
 ) -> Trained:
@@ -60,33 +58,43 @@ def fit_seeds(
 
     Args:
         states: to start from, leading axis S; not consumed.  None starts from ``algorithm.init``.
-        evaluate: ``(states, step) -> numbers`` to stand in the history; every ``evaluate_every`` steps and at the end.
+        validate: early stopping: ``states -> losses [S]`` on data that are held out, every ``validate_every`` steps and
+            at the end; each seed's state of the least loss is given back.
 
     Raises:
         Diverged: a loss of a seed is not finite.
     """
     states = init_seeds(algorithm, seeds) if states is None else jax.tree.map(jnp.copy, states)
-    chunk = compile_steps(algorithm, sampler, roots_of(seeds))
-    period = evaluate_every if evaluate is not None and evaluate_every else steps
+    chunk, step, history = compile_steps(algorithm, sampler, roots_of(seeds)), 0, []
+    period = validate_every if validate is not None else steps
     stride = min(period, max(1, steps // 20))
-    step, history, seconds, timed = 0, [], 0.0, 0
+    best, least = jax.tree.map(jnp.copy, states), jnp.full(len(seeds), jnp.inf)
     with Report(None, steps, 0, False, progress, name) as report:
         while step < steps:
             stop = min(step + stride, steps, (step // period + 1) * period)
-            began = time.perf_counter()
             states, metrics = chunk(sampler.data, states, np.int32(step), np.int32(stop))
             metrics = jax.device_get(metrics)
-            if step:
-                seconds, timed = seconds + time.perf_counter() - began, timed + stop - step
             check_finite(metrics, seeds, stop)
             step = stop
             row = {"step": step} | {k: np.asarray(v).tolist() for k, v in metrics.items()}
-            if evaluate is not None and (step % period == 0 or step == steps):
-                row |= evaluate(states, step)
+            if validate is not None and (step % period == 0 or step == steps):
+                found = validate(states)
+                best, least = better(found, states, least, best)
+                row["validation"] = np.asarray(found).tolist()
             history.append(row)
             report.log(step, {k: float(np.mean(v)) for k, v in metrics.items()})
             report.progress(step)
-    return Trained(states, history, seconds, timed)
+    return Trained(states if validate is None else best, history)
+
+
+@jax.jit
+def better(
+    found: Float[Array, "S"], states: State, least: Float[Array, "S"], best: State
+) -> tuple[State, Float[Array, "S"]]:
+    """Of each seed the state with the lesser loss, in buffers of its own, and that loss."""
+    is_better = found < least
+    pick = lambda new, old: jnp.where(is_better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+    return jax.tree.map(pick, states, best), jnp.minimum(found, least)
 
 
 def compile_steps(algorithm: Algorithm, sampler: Sampler, roots: jax.Array) -> Callable:

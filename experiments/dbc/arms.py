@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from daag_jax.algorithms.bc import BcConfig, bc, paper_policy
@@ -30,11 +31,12 @@ from daag_jax.evaluation.outcomes import Outcomes, evaluate_policy
 from daag_jax.training import checkpoint
 from daag_jax.training.fit import Sampler
 from daag_jax.training.keys import key_at
-from daag_jax.training.seeds import fit_seeds, init_seeds, roots_of
-from daag_jax.types import Algorithm, State
-from experiments.dbc.problems import Loaded, Sizes, num_transitions
+from daag_jax.training.seeds import Trained, fit_seeds, init_seeds, roots_of
+from daag_jax.types import Algorithm, Batch, Context, State
+from experiments.dbc.problems import Loaded, Sizes, held_out, num_transitions
 
 BATCH = 128
+HELD_OUT_BATCH = 1024  # pairs that early stopping looks at
 VERSION = 1  # of the code: a change of what an arm computes makes stored results stale
 EVALUATION_SEED = 10_000  # the root of evaluation is that of seed + this
 
@@ -46,6 +48,9 @@ class Arm(NamedTuple):
     steps: int
     key: Any  # a configuration: what the result depends on
     guide: DbcConfig | None = None  # whose model is trained first and put into the state
+    validate: Callable[[Algorithm, State, Batch], jax.Array] | None = (
+        None  # early stopping, by its loss
+    )
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,21 @@ def dbc_config(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any
     return DbcConfig(bc_config(sizes, **policy), model, weight, pretrain_steps=0, **own)
 
 
-def bc_arm(sizes: Sizes, **changes: Any) -> Arm:
-    """Behaviour cloning."""
+def bc_arm(sizes: Sizes, stops_early: bool = False, **changes: Any) -> Arm:
+    """Behaviour cloning; stopped early it keeps the policy that errs least on a tenth of the demonstrations."""
     config = bc_config(sizes, **changes)
-    return Arm(lambda spec: bc(config, spec), sizes.policy_steps, ("bc", config))
+    make = lambda spec: bc(config, spec)
+    if not stops_early:
+        return Arm(make, sizes.policy_steps, ("bc", config))
+    return Arm(make, sizes.policy_steps, ("bc, stopped early", config), validate=held_out_error)
+
+
+def held_out_error(algorithm: Algorithm, state: State, batch: Batch) -> jax.Array:
+    """The mean squared error of the first action, in the units of the data's deviations."""
+    first = algorithm.window.history - 1
+    decided = algorithm.act(state, Context(batch.observations[:, : first + 1]), jax.random.key(0))
+    spread = jnp.std(batch.actions[:, first], axis=0, keepdims=True) + 1e-6
+    return jnp.mean(jnp.square((decided[:, 0] - batch.actions[:, first]) / spread))
 
 
 def dbc_arm(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any) -> Arm:
@@ -89,11 +105,11 @@ def dbc_arm(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any) -
     return Arm(lambda spec: dbc(config, spec), sizes.policy_steps, ("dbc", config), guide)
 
 
-def sampler_of(loaded: Loaded, algorithm: Algorithm) -> Sampler:
+def sampler_of(loaded: Loaded, algorithm: Algorithm, batch: int = BATCH) -> Sampler:
     """Batches of windows of the demonstrations."""
     window = algorithm.window
-    data = jax.tree.map(jax.numpy.asarray, episode_data(loaded.episodes, window))
-    return Sampler(data, lambda data, key, n: draw_windows(data, window, BATCH, key))
+    data = jax.tree.map(jnp.asarray, episode_data(loaded.episodes, window))
+    return Sampler(data, lambda data, key, n: draw_windows(data, window, batch, key))
 
 
 def in_units(loaded: Loaded, algorithm: Algorithm) -> Algorithm:
@@ -135,10 +151,15 @@ POLICY_STAGE = {
 }
 
 
-def train_arm(loaded: Loaded, arm: Arm, run: Run) -> tuple[Algorithm, State, dict[str, Any]]:
-    """The algorithm, its trained states (leading axis S), and what was measured while training."""
+def train_arm(loaded: Loaded, arm: Arm, run: Run) -> tuple[Algorithm, Trained]:
+    """The algorithm, and its trained states (leading axis S)."""
     algorithm = in_units(loaded, arm.make(loaded.env.spec))
-    states = None
+    states = validate = None
+    if arm.validate is not None:
+        loaded, unseen = held_out(loaded, 0.1)
+        batch = sampler_of(unseen, algorithm, HELD_OUT_BATCH)
+        batch = batch.draw(batch.data, jax.random.key(0), 0)
+        validate = jax.jit(jax.vmap(lambda state: arm.validate(algorithm, state, batch)))
     if arm.guide is not None:
         states = init_seeds(algorithm, run.seeds)._replace(
             density=train_guides(loaded, arm.guide, run)
@@ -149,10 +170,12 @@ def train_arm(loaded: Loaded, arm: Arm, run: Run) -> tuple[Algorithm, State, dic
         arm.steps,
         run.seeds,
         states=states,
+        validate=validate,
+        validate_every=max(1, arm.steps // 50),
         name=loaded.name,
         progress=run.progress,
     )
-    return algorithm, trained.states, {"history": trained.history, "seconds": trained.seconds}
+    return algorithm, trained
 
 
 def evaluate_arm(env: Env, algorithm: Algorithm, states: State, run: Run) -> Outcomes:
@@ -196,12 +219,12 @@ def run_arm(
     if any(stored["worlds"].get(mark) is None for mark in marks.values()):
         print(f"{loaded.name}: {name}", flush=True)
         began = time.monotonic()
-        algorithm, states, measured = train_arm(loaded, arm, run)
+        algorithm, trained = train_arm(loaded, arm, run)
         stored |= {"config": repr(arm.key), "steps": arm.steps, "seeds": list(run.seeds)}
-        stored |= {"transitions": num_transitions(loaded.episodes), "last": measured["history"][-1]}
+        stored |= {"transitions": num_transitions(loaded.episodes), "last": trained.history[-1]}
         stored["training_seconds"] = time.monotonic() - began
         for world, env in worlds.items():
-            found = evaluate_arm(env, algorithm, states, run)
+            found = evaluate_arm(env, algorithm, trained.states, run)
             scores = found.success if loaded.problem.score == "success" else found.returns
             stored["worlds"][marks[world]] = {
                 "scores": np.mean(scores, axis=1, dtype=float).tolist(),

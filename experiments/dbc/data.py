@@ -5,7 +5,7 @@
 
 "size" takes the first demonstrations of the problem; "coverage" lets starts and goals of the Maze's demonstrations lie
 in a share of its cells, and evaluates in all of them.  The tuned baselines are BC with observation noise, weight decay
-and the absolute loss.  Expect DBC's margin to grow as data shrink.
+and the absolute loss, and stopped early.  Expect DBC's margin to grow as data shrink.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def arms(loaded: Loaded) -> Mapping[str, Arm]:
         "BC, noise 0.03": bc_arm(sizes, observation_noise=0.03),
         "BC, decay 0.01": bc_arm(sizes, weight_decay=1e-2),
         "BC, absolute": bc_arm(sizes, likelihood="absolute"),
+        "BC, stopped early": bc_arm(sizes, stops_early=True),
         "DBC": dbc_arm(sizes, weight_of(loaded)),
     }
 
@@ -49,7 +50,7 @@ def main(config: Config) -> Results:
         whole = load(name, config.preset)
         cases = {}
         for share in config.shares:
-            num = max(1, round(share * len(whole.episodes.length)))
+            num = max(2, round(share * len(whole.episodes.length)))
             cases[f"{name}, {num} demonstrations"] = with_episodes(
                 whole, subset(whole.episodes, num)
             )

@@ -18,8 +18,6 @@ from experiments.dbc.arms import Arm, bc_arm, dbc_arm
 from experiments.dbc.problems import Loaded, weight_of
 from experiments.dbc.study import Options, Results, study
 
-Config = Options
-
 
 def main(config: Options) -> Results:
     def arms(loaded: Loaded) -> Mapping[str, Arm]:
@@ -36,4 +34,4 @@ def main(config: Options) -> Results:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Options))

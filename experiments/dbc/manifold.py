@@ -130,11 +130,11 @@ def modes(sizes: Sizes, run: Run) -> dict[str, dict]:
     seen = jnp.asarray(transitions(episodes)[0][:256, None])
     found = {}
     for name, arm in arms(sizes).items():
-        algorithm, trained, _ = train_arm(loaded, arm, run)
+        algorithm, trained = train_arm(loaded, arm, run)
         act = lambda state, algorithm=algorithm: algorithm.act(
             state, Context(seen), jax.random.key(0)
         )
-        answer = np.asarray(jax.jit(jax.vmap(act))(trained))[:, :, 0, 0]
+        answer = np.asarray(jax.jit(jax.vmap(act))(trained.states))[:, :, 0, 0]
         error = np.minimum(np.abs(answer - 1), np.abs(answer + 1)).mean(axis=1)
         found[name] = {"scores": {"distance to a mode": error.tolist()}, "score": "distance"}
         print(f"modes: {name} {estimate(error.tolist())}", flush=True)

@@ -31,7 +31,7 @@ from daag_jax.data.datasets import transitions
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.studies import estimate
 from experiments.dbc.arms import dbc_config, run_of, train_guides
-from experiments.dbc.problems import Loaded, load, with_episodes
+from experiments.dbc.problems import Loaded, held_out, load
 from experiments.dbc.study import Options
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)
@@ -45,15 +45,6 @@ class Config(Options):
     ranges: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.0, 0.1), (0.4, 1.0))
     draws: int = 256
     pairs: int = 512
-
-
-def held_out(loaded: Loaded) -> tuple[Loaded, Loaded]:
-    """Four fifths of the demonstrations, and the others in the same units."""
-    num = len(loaded.episodes.length)
-    cut = max(1, num - max(1, num // 5))
-    part = lambda rows: jax.tree.map(lambda x: x[rows], loaded.episodes)
-    seen = with_episodes(loaded, part(slice(0, cut)))
-    return seen, seen._replace(episodes=part(slice(cut, None)))
 
 
 def pairs_of(loaded: Loaded, num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from daag_jax.algorithms.parts.combinators import Stats
 from daag_jax.data.datasets import check_dataset
 from daag_jax.data.disk import read_episodes, write_episodes
-from daag_jax.data.normalize import stats_of
+from daag_jax.data.normalize import Stats, stats_of
 from daag_jax.envs.env import Env
 from daag_jax.envs.worlds import make_expert, make_world
 from daag_jax.evaluation.outcomes import demonstrations
@@ -172,7 +172,8 @@ def load(name: str, preset: str = "cpu", **changes: Any) -> Loaded:
     num = 3 if preset == "smoke" else problem.num_demonstrations
     world = make_world(problem.world, **problem.demonstrated)
     marks = "-".join(f"{k}={v}" for k, v in problem.demonstrated.items())
-    path = DEMONSTRATIONS / f"{problem.world}-{num}-{problem.demonstration_seed}{marks}.safetensors"
+    name_of_file = f"{problem.world}-{num}-{problem.demonstration_seed}-{marks}".strip("-")
+    path = DEMONSTRATIONS / f"{name_of_file}.safetensors"
     if not path.is_file():
         expert = make_expert(problem.world, world)
         batch = min(64, max(4, num))
@@ -194,11 +195,25 @@ def weight_of(loaded: Loaded) -> float:
 
 def with_episodes(loaded: Loaded, episodes: Episode) -> Loaded:
     """The same problem with other demonstrations."""
-    found = stats_of(episodes)
-    stats = Stats(*found) if loaded.problem.is_normalized else None
+    stats = stats_of(episodes) if loaded.problem.is_normalized else None
     return loaded._replace(episodes=episodes, stats=stats)
 
 
 def num_transitions(episodes: Episode) -> int:
     """Steps of all demonstrations."""
     return int(np.sum(episodes.length))
+
+
+def held_out(loaded: Loaded, share: float = 0.2) -> tuple[Loaded, Loaded]:
+    """The problem without the last demonstrations, and these in the same units.
+
+    Raises:
+        ValueError: there is only one demonstration.
+    """
+    num = len(loaded.episodes.length)
+    if num < 2:
+        raise ValueError(f"{num} demonstrations cannot be held out from; take two or more.")
+    cut = num - max(1, int(share * num))
+    part = lambda rows: jax.tree.map(lambda x: x[rows], loaded.episodes)
+    seen = with_episodes(loaded, part(slice(0, cut)))
+    return seen, seen._replace(episodes=part(slice(cut, None)))

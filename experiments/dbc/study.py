@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -39,10 +40,14 @@ class Options:
 
 def provenance() -> dict[str, str]:
     """What made a result: command, commit, device and versions."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    commit = ""
+    if shutil.which("git"):
+        asked = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    module = getattr(sys.modules["__main__"].__spec__, "name", "")
     return {
-        "command": "python -m " + " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
-        "commit": asked.stdout.strip(),
+        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "commit": commit,
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "jax": jax.__version__,

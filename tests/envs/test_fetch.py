@@ -8,10 +8,10 @@ import mujoco
 import numpy as np
 import pytest
 
+from daag_jax.envs import installed
 from daag_jax.envs.env import Env
 from daag_jax.envs.experts.fetch import scripted
 from daag_jax.envs.host_physics import HostPhysics
-from daag_jax.envs.tasks import fetch_model
 from daag_jax.envs.tasks.fetch import (
     GOAL_BOX,
     GOAL_CENTRE,
@@ -23,7 +23,7 @@ from daag_jax.envs.tasks.fetch import (
     seen,
     tilt_of,
 )
-from daag_jax.evaluation.outcomes import demonstrate, demonstrations
+from daag_jax.evaluation.outcomes import attempts, demonstrations
 
 pytest.importorskip("gymnasium_robotics")
 
@@ -206,14 +206,14 @@ def test_what_cannot_be_is_named(changes, message):
 
 
 def test_a_missing_robot_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(fetch_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install 'gymnasium-robotics"):
         Fetch()
 
 
 def test_the_expert_succeeds_with_actions_inside_the_bounds(world):
     env = world[0]
-    attempt = lambda key: demonstrate(env, scripted(env), key, 2)
+    attempt = lambda key: attempts(env, scripted(env), key, 2)
     episodes = jax.jit(attempt, compiler_options=QUICK)(jax.random.key(5))
     assert episodes.extras["accepted"].all() and episodes.extras["success"].all()
     assert (np.abs(episodes.actions) <= 1.0).all()
@@ -223,7 +223,7 @@ def test_the_expert_succeeds_with_actions_inside_the_bounds(world):
 @pytest.mark.slow
 def test_sixty_demonstrations_are_as_those_of_the_paper(world):
     env = world[0]
-    episodes = jax.jit(lambda key: demonstrate(env, scripted(env), key, 60))(jax.random.key(0))
+    episodes = jax.jit(lambda key: attempts(env, scripted(env), key, 60))(jax.random.key(0))
     assert episodes.extras["accepted"].all()
     assert 32.5 < episodes.length.mean() < 35.5  # 10 000 / 303 = 33.0 in the file of pick
     mask = np.arange(episodes.actions.shape[1])[None] < episodes.length[:, None]

@@ -10,9 +10,7 @@ from daag_jax.envs.experts.hand import (
     PlanConfig,
     interpolation,
     later,
-    packed,
     planned,
-    unpacked,
 )
 from daag_jax.envs.physics import PhysicsState
 from daag_jax.envs.probes import Probe
@@ -26,7 +24,6 @@ from daag_jax.envs.tasks.hand_rotate import (
     hand_model,
 )
 from daag_jax.envs.worlds import make_world
-from daag_jax.types import Episode
 
 pytest.importorskip("gymnasium_robotics")
 QUICK = {"xla_backend_optimization_level": 0}
@@ -216,18 +213,3 @@ def test_a_search_that_does_not_fit_is_named(changes, message):
 def test_the_planner_refuses_another_world():
     with pytest.raises(ValueError, match="not Probe"):
         planned(Probe("constant"))
-
-
-def test_packed_demonstrations_come_back():
-    rng, length = np.random.default_rng(0), np.asarray([3, 5])
-    observations = np.float32([1.0] + [0.0] * 67) + 0.01 * rng.normal(size=(2, 6, 68))
-    actions = rng.uniform(-1.0, 1.0, (2, 5, 20))
-    episodes = Episode(observations, None, actions, None, length)
-    back = unpacked(packed(episodes))
-    for n, steps in enumerate(length):
-        ours, theirs = back.observations[n, : steps + 1], observations[n, : steps + 1]
-        np.testing.assert_allclose(ours, theirs, atol=3e-5)
-        np.testing.assert_allclose(back.actions[n, :steps], actions[n, :steps], atol=5e-4)
-        assert back.rewards[n].sum() == back.rewards[n, steps - 1] == 1.0
-    np.testing.assert_array_equal(back.length, length)
-    assert back.images.shape == (2, 6, 0, 0, 0, 3) and back.extras["qpos"].shape == (2, 31)

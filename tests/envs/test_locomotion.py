@@ -21,7 +21,7 @@ from daag_jax.envs.tasks.locomotion import (
     Walker2dConfig,
 )
 from daag_jax.envs.worlds import make_expert, make_world
-from daag_jax.evaluation.outcomes import demonstrate
+from daag_jax.evaluation.outcomes import attempts
 
 RUNNERS = {
     "HalfCheetah-v5": (HalfCheetah, HalfCheetahConfig, "half_cheetah.xml"),
@@ -224,7 +224,7 @@ def test_an_expert_is_as_good_as_its_card_says(name, key):
     env = make_world(name)
     card = (ASSETS / f"expert_{name}.md").read_text()
     told = json.loads(re.search(r"measured[^`]*`(\{.*?\})`", card)[1])
-    found = demonstrate(env, make_expert(name, env), key, 32)
+    found = attempts(env, make_expert(name, env), key, 32)
     if name == "ant-reach":
         assert np.mean(found.extras["accepted"]) > told["success"] - 0.15
     else:

@@ -11,7 +11,7 @@ from daag_jax.envs.physics import Physics
 from daag_jax.envs.point_mass import MASS, MAX_SPEED, PointMass, mjcf
 from daag_jax.envs.tasks.maze import LAYOUTS, Maze, MazeConfig, walls_of
 from daag_jax.envs.worlds import make_world
-from daag_jax.evaluation.outcomes import demonstrate, demonstrations
+from daag_jax.evaluation.outcomes import attempts, demonstrations
 
 
 def pushed(walls: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -102,7 +102,7 @@ def test_the_way_to_a_goal_is_a_shortest_one():
 def test_demonstrations_are_those_of_the_paper():
     env = make_world("maze2d-medium")
     episodes = jax.device_get(
-        jax.jit(lambda key: demonstrate(env, waypoints(env), key, 1500))(jax.random.key(0))
+        jax.jit(lambda key: attempts(env, waypoints(env), key, 1500))(jax.random.key(0))
     )
     kept = episodes.extras["accepted"]
     length = episodes.length[kept]

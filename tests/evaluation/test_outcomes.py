@@ -8,7 +8,7 @@ import pytest
 from daag_jax.envs.env import State
 from daag_jax.envs.experts.expert import Expert, until_done
 from daag_jax.envs.physics import PhysicsState
-from daag_jax.evaluation.outcomes import demonstrate, demonstrations, evaluate_policy
+from daag_jax.evaluation.outcomes import attempts, demonstrations, evaluate_policy
 from daag_jax.types import Spec, Window
 
 
@@ -79,12 +79,12 @@ def counting_expert(**changes):
 
 
 def test_a_demonstration_ends_where_the_expert_says(key):
-    episodes = jax.jit(lambda k: demonstrate(Counter(), counting_expert(), k, 8))(key)
+    episodes = jax.jit(lambda k: attempts(Counter(), counting_expert(), k, 8))(key)
     first = np.asarray(episodes.observations[:, 0, 0])
     np.testing.assert_array_equal(episodes.length, 5 - first)
     np.testing.assert_array_equal(episodes.rewards.sum(axis=1), 3)  # at 3, 4 and 5
     assert episodes.extras["accepted"].all() and episodes.extras["success"].all()
-    cut = jax.jit(lambda k: demonstrate(Counter(), counting_expert(max_steps=4), k, 8))(
+    cut = jax.jit(lambda k: attempts(Counter(), counting_expert(max_steps=4), k, 8))(
         jax.random.key(0)
     )
     np.testing.assert_array_equal(cut.extras["accepted"], np.asarray(cut.observations[:, 0, 0]) > 0)

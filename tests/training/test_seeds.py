@@ -33,17 +33,41 @@ def test_a_seed_learns_what_fit_learns():
 def test_how_often_it_is_looked_at_changes_nothing():
     plain = fit_seeds(ALGORITHM, Sampler(DATA, draw), 12, (0, 1), progress=False)
     looks = []
+
+    def falling(states):  # the last look is the best
+        looks.append(len(looks))
+        return -jnp.full(2, float(len(looks)))
+
     watched = fit_seeds(
         ALGORITHM,
         Sampler(DATA, draw),
         12,
         (0, 1),
-        evaluate=lambda states, step: looks.append(step) or {"look": step},
-        evaluate_every=5,
+        validate=falling,
+        validate_every=5,
         progress=False,
     )
     jax.tree.map(np.testing.assert_array_equal, plain.states, watched.states)
-    assert looks == [5, 10, 12] and watched.history[-1]["look"] == 12
+    rows = [row for row in watched.history if "validation" in row]
+    assert [row["step"] for row in rows] == [5, 10, 12] and rows[-1]["validation"] == [-3, -3]
+
+
+def test_a_seed_stops_where_it_validated_best():
+    losses = iter([[3.0, 1.0], [2.0, 2.0], [5.0, 3.0]])  # seed 0 is best at 10, seed 1 at 5
+    fitted = fit_seeds(
+        ALGORITHM,
+        Sampler(DATA, draw),
+        15,
+        (0, 1),
+        validate=lambda states: jnp.array(next(losses)),
+        validate_every=5,
+        progress=False,
+    )
+    for seed, steps in ((0, 10), (1, 5)):
+        short = fit_seeds(ALGORITHM, Sampler(DATA, draw), steps, (0, 1), progress=False)
+        pairs = zip(jax.tree.leaves(fitted.states), jax.tree.leaves(short.states), strict=True)
+        for stopped, alone in pairs:
+            np.testing.assert_array_equal(stopped[seed], alone[seed])
 
 
 @pytest.mark.nan_is_an_answer

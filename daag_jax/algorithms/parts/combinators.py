@@ -9,18 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from daag_jax.data.normalize import Stats
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, State
-
-
-class Stats(NamedTuple):
-    """Means and deviations; actions are left alone where theirs are None (they are bounded already)."""
-
-    observation_mean: Float[Array, "O"]
-    observation_std: Float[Array, "O"]
-    action_mean: Float[Array, "A"] | None = None
-    action_std: Float[Array, "A"] | None = None
 
 
 def normalized(algorithm: Algorithm, stats: Stats) -> Algorithm:

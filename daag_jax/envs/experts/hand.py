@@ -11,7 +11,6 @@ middle of the palm; the effort of its targets; less a bonus where it meets the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ from daag_jax.envs.tasks.hand_rotate import (
     angle_between,
     hand_model,
 )
-from daag_jax.types import Episode, Key
+from daag_jax.types import Key
 
 CONTROL_DT = 0.04  # [s], of the world
 PALM_CENTER = (1.0, 0.875, 0.167)  # [m]; where a settled block lies
@@ -162,44 +161,3 @@ def later(way: Float[Array, "K1 A"], knot_steps: int) -> Float[Array, "K A"]:
     """The knots as seen one step later: moved along their lines, the last one kept."""
     after = jnp.concatenate([way[2:], way[-1:]])
     return way[1:] + (after - way[1:]) / knot_steps
-
-
-def packed(episodes: Episode) -> dict[str, np.ndarray]:
-    """Demonstrations end to end, without padding and in half precision about their mean: the form that ships.
-
-    What it leaves out follows from success: the reward is 1 at the last step and 0 before it.
-    """
-    length = np.asarray(episodes.length)
-    rows = lambda x, counts: np.concatenate(
-        [np.asarray(path[:n]) for path, n in zip(x, counts, strict=True)]
-    )
-    observations = rows(episodes.observations, length + 1)
-    offset = observations.mean(axis=0)  # the block is 1 m away and moves by millimetres
-    return {
-        "observations": (observations - offset).astype(np.float16),
-        "offset": offset.astype(np.float32),
-        "actions": rows(episodes.actions, length).astype(np.float16),
-        "length": length.astype(np.int32),
-    }
-
-
-def unpacked(tensors: Mapping[str, np.ndarray]) -> Episode:
-    """The demonstrations of :func:`packed`, padded by their last row."""
-    length = tensors["length"]
-    steps = np.arange(length.max() + 1)
-    starts = lambda counts: (np.cumsum(counts) - counts)[:, None]
-    observation_rows = starts(length + 1) + np.minimum(steps, length[:, None])
-    action_rows = starts(length) + np.minimum(steps[:-1], length[:, None] - 1)
-    observations = tensors["observations"].astype(np.float32) + tensors["offset"]
-    observations = observations[observation_rows]
-    is_last = steps[:-1] == length[:, None] - 1
-    true = np.ones(len(length), bool)
-    qpos = np.concatenate([observations[:, 0, :NUM_JOINTS], observations[:, 0, 54:61]], axis=1)
-    return Episode(
-        observations,
-        np.zeros((*observation_rows.shape, 0, 0, 0, 3), np.uint8),
-        tensors["actions"].astype(np.float32)[action_rows],
-        is_last.astype(np.float32),
-        length,
-        {"accepted": true, "success": true, "qpos": qpos},
-    )

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from safetensors.numpy import load_file
 
 from daag_jax.assets import asset
-from daag_jax.envs.env import Env, State
-from daag_jax.envs.experts.expert import Expert
+from daag_jax.envs.env import Env
+from daag_jax.envs.experts.expert import Expert, always
 
 WORLD_NAMES = {"HalfCheetah": "halfcheetah", "Walker2d": "walker2d", "AntReach": "ant-reach"}
 Weights = Mapping[str, Array]
@@ -48,7 +48,7 @@ def trained(env: Env) -> Expert:
         is_finished=lambda memory, state: (state.done > 0) | has_reached(state),
         max_steps=env.horizon,
         min_steps=1 if is_reaching else env.horizon,
-        is_accepted=has_reached if is_reaching else _always,
+        is_accepted=has_reached if is_reaching else always,
     )
 
 
@@ -67,7 +67,3 @@ def mean_action(weights: Weights, observation: Float[Array, "*B O"]) -> Float[Ar
         x = x @ weights[f"layer_{layer}/kernel"] + row(f"layer_{layer}/bias")
         x = jnp.maximum(x, 0.0) if layer + 1 < num_layers else jnp.tanh(x)
     return x
-
-
-def _always(state: State) -> Array:
-    return state.done == state.done

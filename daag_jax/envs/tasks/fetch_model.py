@@ -6,14 +6,14 @@ The robot has no motors in its arm: a weld pulls the gripper towards a mocap bod
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
 from typing import NamedTuple
 
 import jax
 import mujoco
 import numpy as np
 from jaxtyping import Float
+
+from daag_jax.envs.installed import installed_model
 
 Values = jax.Array | np.ndarray  # poses are computed on the host once, and traced in every step
 
@@ -58,16 +58,10 @@ def fetch_model(task: str) -> mujoco.MjModel:
     """The compiled model of "pick" or "push", with the sensors of :class:`Poses`.
 
     Raises:
-        ImportError: gymnasium-robotics is not installed.
+        ModuleNotFoundError: gymnasium-robotics is not installed.
     """
-    found = importlib.util.find_spec("gymnasium_robotics")
-    if found is None:
-        raise ImportError(
-            "the Fetch worlds use the robot of gymnasium-robotics, which is not installed: "
-            "pip install 'gymnasium-robotics>=1.4,<2'"
-        )
-    folder = pathlib.Path(found.origin).parent / "envs" / "assets" / "fetch"
-    spec = mujoco.MjSpec.from_file(str(folder / FILES[task]))
+    path = installed_model("gymnasium_robotics", f"assets/fetch/{FILES[task]}")
+    spec = mujoco.MjSpec.from_file(str(path))
     site, body = mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtObj.mjOBJ_XBODY
     position, axis = mujoco.mjtSensor.mjSENS_FRAMEPOS, mujoco.mjtSensor.mjSENS_FRAMEZAXIS
     rotation = mujoco.mjtSensor.mjSENS_FRAMEQUAT

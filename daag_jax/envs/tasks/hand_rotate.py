@@ -15,9 +15,7 @@ replaced by another draw of a fixed number instead of one more until it fits.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +25,7 @@ from jaxtyping import Array, Float
 
 from daag_jax.envs.env import State
 from daag_jax.envs.host_physics import HostPhysics
+from daag_jax.envs.installed import installed_model
 from daag_jax.envs.physics import PhysicsState
 from daag_jax.types import Key, Spec
 
@@ -137,13 +136,7 @@ def hand_model() -> mujoco.MjModel:
     Raises:
         ModuleNotFoundError: it is not installed.
     """
-    package = importlib.util.find_spec("gymnasium_robotics")  # finds it without importing it
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError(
-            "hand-rotate reads the meshes of gymnasium-robotics, which is not installed; "
-            "`pip install gymnasium-robotics`."
-        )
-    path = Path(package.origin).parent / "envs" / "assets" / "hand" / "manipulate_block.xml"
+    path = installed_model("gymnasium_robotics", "assets/hand/manipulate_block.xml")
     spec = mujoco.MjSpec.from_file(str(path))
     spec.delete(spec.body("target"))
     return spec.compile()

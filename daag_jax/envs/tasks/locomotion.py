@@ -11,9 +11,7 @@ are float32 between steps.  ``metrics["success"]`` is 0: these worlds are judged
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ from jaxtyping import Array, Float
 
 from daag_jax.envs.env import State
 from daag_jax.envs.host_physics import HostPhysics
+from daag_jax.envs.installed import installed_model
 from daag_jax.envs.physics import Physics, PhysicsState
 from daag_jax.types import Key, Spec
 
@@ -130,19 +129,8 @@ class Walker2d:
 
 
 def gym_model(name: str) -> mujoco.MjModel:
-    """A model of the installed ``gymnasium``, which need not be imported.
-
-    Raises:
-        ImportError: the package, or the file in it, is missing.
-    """
-    found = importlib.util.find_spec("gymnasium")
-    if found is None:
-        raise ImportError(
-            f"{name} is read from gymnasium, which is missing: pip install gymnasium."
-        )
-    path = Path(found.origin).parent / "envs" / "mujoco" / "assets" / name
-    if not path.is_file():
-        raise ImportError(f"gymnasium has no {path.name}: pip install 'gymnasium>=1.0'.")
+    """A model of the installed ``gymnasium``."""
+    path = installed_model("gymnasium", f"mujoco/assets/{name}")
     spec = mujoco.MjSpec.from_file(str(path))
     total_mass = spec.compiler.settotalmass  # of half_cheetah.xml; MuJoCo asks for the call instead
     spec.compiler.settotalmass = -1.0
