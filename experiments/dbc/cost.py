@@ -1,7 +1,7 @@
 """What a decision and an update cost: BC, implicit BC, diffusion policy and DBC on one machine.
 
-    python -m experiments.dbc.cost                     # 5 min on two cores
-    python -m experiments.dbc.cost --preset smoke      # a minute
+    python -m experiments.dbc.cost                     # duration not measured
+    python -m experiments.dbc.cost --preset smoke      # minutes
 
 Untrained networks of the problem's sizes; a decision is one compiled call for one observation, medians of 100.  Expect
 a decision of DBC to cost what BC's does (the model is gone), and of a diffusion policy its number of denoising steps.

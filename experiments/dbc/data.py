@@ -1,7 +1,7 @@
 """Fewer demonstrations, and fewer places: BC, tuned BC and DBC over data size and coverage.
 
-    python -m experiments.dbc.data                     # about 3 h on two cores
-    python -m experiments.dbc.data --preset smoke      # two minutes
+    python -m experiments.dbc.data                     # duration not measured
+    python -m experiments.dbc.data --preset smoke      # minutes
 
 "size" takes the first demonstrations of the problem; "coverage" lets starts and goals of the Maze's demonstrations lie
 in a share of its cells, and evaluates in all of them.  The tuned baselines are BC with observation noise, weight decay

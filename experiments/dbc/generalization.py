@@ -1,7 +1,7 @@
 """Picking and pushing further from the demonstrations: success over the noise k (specs/dbc.md section 3.2).
 
-    python -m experiments.dbc.generalization                     # about 1 h on two cores
-    python -m experiments.dbc.generalization --preset smoke      # two minutes
+    python -m experiments.dbc.generalization                     # not measured with all methods
+    python -m experiments.dbc.generalization --preset smoke      # minutes
 
 Objects and goals of the demonstrations lie in boxes of size k = 1.  Expect DBC above BC at every k, both falling:
 the paper has 92, 92, 86, 78, 67 and 100, 98, 92, 83, 74 percent for Pick.

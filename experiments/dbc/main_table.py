@@ -1,7 +1,7 @@
 """The main table of Diffusion-BC: BC, implicit BC, diffusion policy, DBC on every problem (specs/dbc.md section 3.1).
 
-    python -m experiments.dbc.main_table                              # two cores: maze about 1.5 h, pick 1.5 h
-    python -m experiments.dbc.main_table --preset smoke               # a minute or two
+    python -m experiments.dbc.main_table                              # not measured with implicit BC
+    python -m experiments.dbc.main_table --preset smoke               # minutes
     python -m experiments.dbc.main_table --preset paper --problems maze pick push cheetah walker ant hand
 
 Every arm has the policy sizes and batches of its problem; implicit BC is given a box that holds the demonstrated

@@ -1,7 +1,7 @@
 """What each loss does near a manifold: the toy experiments of Diffusion-BC (specs/dbc.md sections 1.4, 3.5).
 
-    python -m experiments.dbc.manifold                     # 20 min on two cores
-    python -m experiments.dbc.manifold --preset smoke      # a minute
+    python -m experiments.dbc.manifold                     # duration not measured
+    python -m experiments.dbc.manifold --preset smoke      # minutes
 
 Three claims, each with BC, DBC and the model's term alone:
 

@@ -1,7 +1,7 @@
 """How good is the diffusion model?  Telling the expert's actions from perturbed ones, on pairs it has not seen.
 
-    python -m experiments.dbc.model_quality                     # 20 min on two cores
-    python -m experiments.dbc.model_quality --preset smoke      # a minute
+    python -m experiments.dbc.model_quality                     # duration not measured
+    python -m experiments.dbc.model_quality --preset smoke      # minutes
 
 A pair's score is its loss, averaged over ``draws`` times and noises that all pairs share.  AUC is the probability that
 a perturbed pair has the higher score than the expert's pair (0.5: the model cannot tell); "paired" compares the two

@@ -1,7 +1,7 @@
 """Which generative model should guide: diffusion, flow, energy, VAE or GAN, with and without BC (specs/dbc.md 3.3).
 
-    python -m experiments.dbc.models                     # about 2 h on two cores
-    python -m experiments.dbc.models --preset smoke      # two minutes
+    python -m experiments.dbc.models                     # duration not measured
+    python -m experiments.dbc.models --preset smoke      # minutes
 
 Expect, on Maze without BC: the diffusion model at 70 to 90 percent, the others far below; with BC all near BC and DBC
 above.  All have the same hidden layers; the weights of others than diffusion were not tuned.  The VAE's term counts

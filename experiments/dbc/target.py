@@ -1,7 +1,7 @@
 """Which model: of state and action, of the action given the state, or of the action alone?
 
-    python -m experiments.dbc.target                     # about 1 h on two cores
-    python -m experiments.dbc.target --preset smoke      # two minutes
+    python -m experiments.dbc.target                     # about 40 min on one core
+    python -m experiments.dbc.target --preset smoke      # minutes
 
 The three have the same hidden layers, and lambda is scaled so that the error of an action weighs the same in each:
 the loss is a mean over noised entries, of which a joint model has more.  A model of the action alone knows no state,

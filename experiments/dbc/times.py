@@ -1,7 +1,7 @@
 """When the model helps: number of steps T, the range of times it is asked at, weighting, and the Jacobian.
 
-    python -m experiments.dbc.times                     # about 3 h on two cores
-    python -m experiments.dbc.times --preset smoke      # two minutes
+    python -m experiments.dbc.times                     # duration not measured
+    python -m experiments.dbc.times --preset smoke      # minutes
 
 A range keeps the weight that its times have in the whole: lambda is multiplied by its length.  The loss of perturbed
 actions differs from the expert's at early times alone (specs/dbc.md section 1.3).  Expect T of 10 to be enough, the

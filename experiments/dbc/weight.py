@@ -1,7 +1,7 @@
 """How much the guidance may weigh: success over lambda (the sweep of specs/dbc.md section 1.6).
 
-    python -m experiments.dbc.weight                     # about 2 h on two cores
-    python -m experiments.dbc.weight --preset smoke      # two minutes
+    python -m experiments.dbc.weight                     # about 45 min on one core, eight arms
+    python -m experiments.dbc.weight --preset smoke      # minutes
 
 Expect a plateau: success rises from BC's with lambda and falls again where guidance drowns the demonstrations.
 """
