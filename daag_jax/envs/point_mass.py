@@ -5,9 +5,10 @@ walls w in reach, MuJoCo's acceleration is the minimum of
 
     1/2 m |a - a0|^2 + sum_w 1/(2 R_w) min(0, n_w a - aref_w)^2,   aref_w = -B (n_w v) - K d(r_w) r_w         (1)
 
-over two numbers, which a few Newton steps find exactly.  A step agrees with C MuJoCo and MJX on ``mjcf`` to float32
-(tests/envs/test_maze.py), and costs a hundredth of theirs: no other geometry is looked at than the three cells next to
-the ball.  Coefficients: MuJoCo's documentation, "Computation", at the default solref and solimp.
+over two numbers, which a few Newton steps find exactly.  A step agrees with C MuJoCo on ``mjcf`` to float32, and with
+MJX where the margin is 0: MJX's contacts of spheres with boxes begin only when they touch (tests/envs/test_maze.py).
+No other geometry is looked at than the three cells next to the ball.  Coefficients: MuJoCo's documentation,
+"Computation", at the default solref and solimp.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class Contacts(NamedTuple):
     is_near: Array  # [3]
 
 
-def mjcf(walls: np.ndarray) -> str:
+def mjcf(walls: np.ndarray, margin: float = MARGIN) -> str:
     """The same world for MuJoCo."""
     boxes = "".join(
-        f'<geom type="box" pos="{i + 1} {j + 1} 0" size="0.5 0.5 0.2" margin="{MARGIN}"/>'
+        f'<geom type="box" pos="{i + 1} {j + 1} 0" size="0.5 0.5 0.2" margin="{margin}"/>'
         for i, j in zip(*np.nonzero(walls), strict=True)
     )
     slides = "".join(
@@ -84,7 +85,8 @@ class PointMass:
 
     timestep = TIMESTEP
 
-    def __init__(self, walls: np.ndarray):
+    def __init__(self, walls: np.ndarray, margin: float = MARGIN):
+        self.margin = margin
         self.walls = np.pad(np.asarray(walls, bool), 1, constant_values=True)
 
     def start(self, qpos: Float[Array, "2"], ctrl: Float[Array, "2"]) -> PhysicsState:
@@ -95,7 +97,7 @@ class PointMass:
         """One step under the given controls; damping is implicit, as in MuJoCo's Euler integrator."""
         ctrl = jnp.clip(ctrl, -1.0, 1.0)
         force = GEAR * ctrl - DAMPING * state.qvel
-        acceleration = constrained(force / MASS, state.qvel, self.contacts(state.qpos))
+        acceleration = constrained(force / MASS, state.qvel, self.contacts(state.qpos), self.margin)
         qvel = state.qvel + TIMESTEP * MASS * acceleration / (MASS + TIMESTEP * DAMPING)
         return PhysicsState(state.qpos + TIMESTEP * qvel, qvel, ctrl, acceleration)
 
@@ -110,14 +112,14 @@ class PointMass:
         offset = place[None] - jnp.clip(place[None], cells + 0.5, cells + 1.5)
         length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(offset), axis=1), 1e-12))
         distances = length - RADIUS
-        return Contacts(offset / length[:, None], distances, is_wall & (distances < MARGIN))
+        return Contacts(offset / length[:, None], distances, is_wall & (distances < self.margin))
 
 
 def constrained(
-    free: Float[Array, "2"], velocity: Float[Array, "2"], contacts: Contacts
+    free: Float[Array, "2"], velocity: Float[Array, "2"], contacts: Contacts, margin: float
 ) -> Float[Array, "2"]:
     """The minimum of (1) by Newton's method from the free acceleration."""
-    depth = contacts.distances - MARGIN
+    depth = contacts.distances - margin
     impedance = impedance_at(depth)
     resistance = (1.0 - impedance) / impedance * INVERSE_WEIGHT
     approach = contacts.normals @ velocity

@@ -146,7 +146,7 @@ def svg(figure: Figure) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _wrapped(name: str, width: int = 14) -> str:
+def _wrapped(name: str, width: int = 11) -> str:
     lines, line = [], ""
     for word in name.split():
         if line and len(line) + len(word) >= width:

@@ -68,7 +68,14 @@ def cells(row: Row) -> list[str]:
     interval = lambda e: f"[{number(e[1])}, {number(e[2])}]"
     iqm, difference = row["iqm"], row.get("difference")
     told = [number(difference[0]), interval(difference)] if difference else ["", ""]
-    return [row["problem"], row["world"], row["arm"], number(iqm[0]), interval(iqm), *told]
+    return [
+        row["problem"],
+        row["world"] or "its own",
+        row["arm"],
+        number(iqm[0]),
+        interval(iqm),
+        *told,
+    ]
 
 
 def study_figures(content: Mapping[str, Any]) -> dict[str, list]:
