@@ -18,6 +18,7 @@ from daag_jax.algorithms.bc import BcConfig
 from daag_jax.algorithms.contrastive import ContrastiveConfig
 from daag_jax.algorithms.latent_diffusion import LatentDiffusionConfig
 from daag_jax.algorithms.parts.density import DensityConfig
+from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
 from daag_jax.networks.clip.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from daag_jax.networks.clip.tokenizer import EOS
 from daag_jax.networks.stable_diffusion import config as sd
@@ -123,6 +124,31 @@ CASES: dict[str, Case] = {
             "action_low": (-1.0, -0.5),
             "action_high": (1.0, 0.5),
             "num_inference_steps": 2,
+        },
+        (STATES,),
+        lambda random: {"task": task(random)},
+    ),
+    "diffuser": Case(
+        {
+            "trajectory": TrajectoryConfig(4, 2, (0,), (1,), rests_at_goal=True),
+            "drawing": DrawingConfig(num_inference_steps=2, candidates=2, execute=3),
+            "widths": (16,),
+            "value_widths": (16,),
+            "time_dim": 4,
+            "guide_scale": 0.1,
+        },
+        (Spec(3, 2, task_dim=1),),
+        lambda random: {"task": task(random)[:, :1]},
+    ),
+    "decision_diffuser": Case(
+        {
+            "trajectory": TrajectoryConfig(4, has_actions=False),
+            "drawing": DrawingConfig(num_inference_steps=2, execute=3),
+            "conditions": ("task",),
+            "condition_dims": (5,),
+            "widths": (16,),
+            "embedding_dim": 4,
+            "inverse_dims": (8,),
         },
         (STATES,),
         lambda random: {"task": task(random)},

@@ -28,6 +28,8 @@ ALGORITHMS: dict[str, Entry] = {
         Entry("dbc", "DbcConfig", ("spec",)),
         Entry("implicit_bc", "ImplicitBcConfig", ("spec",)),
         Entry("diffusion_policy", "DiffusionPolicyConfig", ("spec",)),
+        Entry("diffuser", "DiffuserConfig", ("spec",)),
+        Entry("decision_diffuser", "DecisionDiffuserConfig", ("spec",)),
         Entry("self_imitation", "SelfImitationConfig", ("spec",)),
         Entry("autoencoder", "AutoencoderConfig", ()),
         Entry("contrastive", "ContrastiveConfig", ("captions",)),

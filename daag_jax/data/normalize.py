@@ -21,6 +21,8 @@ class Stats(NamedTuple):
     observation_std: Float[Array, "O"]
     action_mean: Float[Array, "A"] | None = None
     action_std: Float[Array, "A"] | None = None
+    task_mean: Float[Array, "D"] | None = None  # of a task that names a part of an observation
+    task_std: Float[Array, "D"] | None = None
 
 
 def stats_of(episodes: Episode) -> Stats:
@@ -34,6 +36,27 @@ def stats_of(episodes: Episode) -> Stats:
         std = rows.std(axis=0)
         found += [rows.mean(axis=0), np.where(std > CONSTANT, std, 1.0)]
     return Stats(*(jnp.asarray(x, jnp.float32) for x in found))
+
+
+def limits_of(episodes: Episode, task_dims: tuple[int, ...] = ()) -> Stats:
+    """Centres and half ranges, so that the data lie in [-1, 1] (the limits' normaliser of Diffuser's release).
+
+    Args:
+        task_dims: of an observation, which the task names (a goal): a task is put into their units.
+    """
+    found, is_there = [], happened(episodes)
+    for values in (episodes.observations[:, :-1], episodes.actions):
+        rows = np.asarray(values)[is_there].astype(np.float64)
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        half = (high - low) / 2
+        found += [(low + high) / 2, np.where(half > CONSTANT, half, 1.0)]
+    stats = Stats(*(jnp.asarray(x, jnp.float32) for x in found))
+    if not task_dims:
+        return stats
+    chosen = jnp.array(task_dims)
+    return stats._replace(
+        task_mean=stats.observation_mean[chosen], task_std=stats.observation_std[chosen]
+    )
 
 
 def normalized_spec(spec: Spec, stats: Stats) -> Spec:

@@ -36,6 +36,23 @@ WORLDS: dict[str, World] = {
     "hand-rotate": World("hand_rotate", "HandRotate", "HandRotateConfig", "hand.planned"),
 }
 
+# D4RL's names: with one goal (Maze2D), and with any (Multi2D)
+for _layout, _horizon in {"umaze": 300, "medium": 600, "large": 800}.items():
+    for _family, _single in {"maze2d": True, "multi2d": False}.items():
+        WORLDS[f"{_family}-{_layout}-v1"] = World(
+            "maze",
+            "Maze",
+            "MazeConfig",
+            "maze.waypoints",
+            {
+                "layout": _layout,
+                "horizon": _horizon,
+                "single_goal": _single,
+                "ends_at_success": False,
+                "observes_goal": False,
+            },
+        )
+
 
 def make_world(name: str, **changes: Any) -> Env:
     """The world of that name, with fields of its configuration changed.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from daag_jax.data.blocks import action_bounds
-from daag_jax.envs.env import Env
+from daag_jax.envs.env import Env, State
 from daag_jax.envs.experts.expert import Expert
 from daag_jax.evaluation.rollout import Act
 from daag_jax.types import Context, Episode, Key, Window
@@ -51,12 +51,17 @@ def evaluate_policy(
         return (after, history, found), None
 
     def decide(carry: tuple, key: Key) -> tuple[tuple, None]:
-        actions = act(policy, Context(carry[1]), key)
+        actions = act(policy, context_of(env, carry[0], carry[1]), key)
         return jax.lax.scan(step, carry, jnp.moveaxis(actions[:, : window.execute], 1, 0))
 
     decisions = -(-env.horizon // window.execute)
     keys = jax.random.split(act_key, decisions)
     return jax.lax.scan(decide, (state, history, blank), keys)[0][2]
+
+
+def context_of(env: Env, state: State, history: Float[Array, "B K O"]) -> Context:
+    """What is known of B worlds: the last observations and, where the world has tasks, its goals as ``task`` [B, D]."""
+    return Context(history, {"task": state.info["goal"]} if env.spec.task_dim else {})
 
 
 def attempts(env: Env, expert: Expert, key: Key, num: int) -> Episode:

@@ -77,6 +77,31 @@ class UNet1D(nn.Module):
         return Conv1D(xt.shape[-1], 1, name="out")(x)
 
 
+class TemporalValue(nn.Module):
+    """V(xt, time) -> one number per sequence: the way down of a U-Net, every level halved, and two layers behind it."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    time_dim: int = 32
+    kernel: int = 5
+    num_groups: int = 8
+
+    @nn.compact
+    def __call__(self, xt: Float[Array, "B T D"], time: Float[Array, "B"]) -> Float[Array, "B"]:
+        embedded = TimeEmbedding(self.time_dim, name="time")(time)
+        features, x = mish(embedded), xt
+        for level, width in enumerate(self.widths):
+            for i in range(2):
+                block = ResidualBlock(
+                    width, self.kernel, self.num_groups, False, name=f"down{level}_block{i}"
+                )
+                x = block(x, features)
+            if x.shape[1] > 1:
+                x = Conv1D(width, 3, stride=2, name=f"down{level}_halve")(x)
+        x = jnp.concatenate([x.reshape(x.shape[0], -1), embedded], axis=-1)
+        x = mish(nn.Dense(self.widths[-1] // 2, name="hidden")(x))
+        return nn.Dense(1, name="out")(x)[:, 0]
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions around FiLM, and a path past them; ``features`` have had their activation."""
 

@@ -81,7 +81,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((750, 750), 390_000, 5e-6, 1024, 790_000, 1e-3, density_decays=False),
-            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
+            "cpu": Sizes((256, 256, 256), 40_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
         weight=0.5,
@@ -93,7 +93,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((512,) * 4, 390_000, 1e-6, 1024, 790_000, 1e-5, density_decays=False),
-            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
+            "cpu": Sizes((256, 256, 256), 40_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
         weight=1.0,

@@ -19,11 +19,11 @@ def normalized(algorithm: Algorithm, stats: Stats) -> Algorithm:
     """``algorithm`` sees (x - mean) / std; what it returns is in the world's units again."""
 
     def inward(batch: Batch) -> Batch:
-        observations = standardize(
-            batch.observations, stats.observation_mean, stats.observation_std
-        )
+        context = standardized_context(Context(batch.observations, batch.extras), stats)
         actions = standardize(batch.actions, stats.action_mean, stats.action_std)
-        return batch._replace(observations=observations, actions=actions)
+        return batch._replace(
+            observations=context.observations, actions=actions, extras=context.extras
+        )
 
     def outward(batch: Batch) -> Batch:
         observations = restore(batch.observations, stats.observation_mean, stats.observation_std)
@@ -34,8 +34,7 @@ def normalized(algorithm: Algorithm, stats: Stats) -> Algorithm:
         return algorithm.update(state, inward(batch), key)
 
     def act(state: State, context: Context, key: Key) -> Actions:
-        seen = standardize(context.observations, stats.observation_mean, stats.observation_std)
-        actions = algorithm.act(state, context._replace(observations=seen), key)
+        actions = algorithm.act(state, standardized_context(context, stats), key)
         return restore(actions, stats.action_mean, stats.action_std)
 
     def augment(state: State, batch: Batch, key: Key) -> Batch:
@@ -150,6 +149,15 @@ def standardize(x: Array, mean: Array | None, std: Array | None) -> Array:
         return x
     shape = (1,) * (x.ndim - 1) + (-1,)
     return (x - mean.reshape(shape)) / spread(std).reshape(shape)
+
+
+def standardized_context(context: Context, stats: Stats) -> Context:
+    """Observations, and the task where its statistics are known."""
+    seen = standardize(context.observations, stats.observation_mean, stats.observation_std)
+    extras = dict(context.extras)
+    if stats.task_mean is not None and "task" in extras:
+        extras["task"] = standardize(extras["task"], stats.task_mean, stats.task_std)
+    return Context(seen, extras)
 
 
 def restore(x: Array, mean: Array | None, std: Array | None) -> Array:

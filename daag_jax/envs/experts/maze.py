@@ -2,6 +2,8 @@
 
     a = clip(10 (w - x) - v),   executed and recorded: clip(a + 0.5 N(0, I))
 
+``wander`` makes D4RL's data with the same controller: from goal to goal, without a pause (specs/survey.md section 4.1).
+
 Waypoints w are the cells of the way, each but the last moved by -U(0, 0.2) along both axes; the next one counts within
 0.1 m.  A demonstration ends within 0.1 m of the goal's cell and lasts between 76 and 599 steps.
 """
@@ -19,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from daag_jax.envs.env import State
 from daag_jax.envs.experts.expert import Expert
 from daag_jax.envs.tasks.maze import Maze
-from daag_jax.types import Key
+from daag_jax.types import Episode, Key
 
 POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0
 ACTION_NOISE = 0.5
@@ -79,3 +81,78 @@ def waypoints(env: Maze, noise: float = ACTION_NOISE) -> Expert:
         return jnp.linalg.norm(state.pipeline_state.qpos - cells[route.goal]) < REACHED
 
     return Expert(start, act, is_finished, MAX_STEPS, MIN_STEPS)
+
+
+def straight(env: Maze) -> Expert:
+    """Steers at the goal whatever stands between: D4RL's controller from its second episode on.
+
+    D4RL's reference script never resets its controller, so that the returns which normalise its scores (Maze2D's "100")
+    are those of this one (specs/survey.md section 0.1).
+    """
+
+    def act(memory: tuple, state: State, key: Key) -> tuple[Array, tuple]:
+        place, speed = state.pipeline_state.qpos, state.pipeline_state.qvel
+        wanted = POSITION_GAIN * (jnp.round(state.info["goal"]) - place) - VELOCITY_GAIN * speed
+        return jnp.clip(wanted, -1.0, 1.0), memory
+
+    never = lambda memory, state: jnp.zeros((), bool)
+    return Expert(lambda state, key: (), act, never, env.horizon)
+
+
+def wander(env: Maze, key: Key, num: int, steps: int, noise: float = 0.0) -> Episode:
+    """``num`` runs of ``steps`` steps from one random goal to the next, as D4RL's Maze2D data are made.
+
+    A new goal is drawn within 0.1 m of the last one's cell, or when it was not reached within ``env.horizon`` steps;
+    the world is never reset.  Rewards are those of the world's own goal, not of the goals on the way.
+
+    Raises:
+        ValueError: the goal is part of the observations, which would tell where the controller is heading.
+    """
+    if env.config.observes_goal:
+        raise ValueError(
+            "observes_goal=True would show the goals on the way; try observes_goal=False."
+        )
+    expert, places = waypoints(env, noise), jnp.asarray(env.cells)
+    reset_key, start_key, step_key = jax.random.split(key, 3)
+
+    def heading(state: State, key: Key) -> tuple[Array, Route]:
+        cell_key, near_key, start_key = jax.random.split(key, 3)
+        near = jax.random.uniform(near_key, (2,), minval=-0.1, maxval=0.1)
+        goal = places[jax.random.randint(cell_key, (), 0, places.shape[0])] + near
+        return goal, expert.start(toward(state, goal), start_key)
+
+    def toward(state: State, goal: Array) -> State:
+        return state.replace(info={**state.info, "goal": goal})
+
+    def step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
+        state, goal, route, age = carry
+        act_key, goal_key = jax.random.split(key)
+        action, route = expert.act(route, toward(state, goal), act_key)
+        after = env.step(state, action)
+        is_over = expert.is_finished(route, after) | (age + 1 >= env.horizon)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(is_over, a, b), new, old)
+        goal, route = keep(heading(after, goal_key), (goal, route))
+        return (after, goal, route, jnp.where(is_over, 0, age + 1)), (
+            after.obs,
+            action,
+            after.reward,
+        )
+
+    def one(reset_key: Key, start_key: Key, step_key: Key) -> tuple:
+        state = env.reset(reset_key)
+        goal, route = heading(state, start_key)
+        carry = (state, goal, route, jnp.zeros((), jnp.int32))
+        return state, jax.lax.scan(step, carry, jax.random.split(step_key, steps))[1]
+
+    split = lambda key: jax.random.split(key, num)
+    state, (observations, actions, rewards) = jax.vmap(one)(
+        *map(split, (reset_key, start_key, step_key))
+    )
+    return Episode(
+        jnp.concatenate([state.obs[:, None], observations], axis=1),
+        jnp.zeros((num, steps + 1, 0, 0, 0, 3), jnp.uint8),
+        actions,
+        rewards,
+        jnp.full(num, steps, jnp.int32),
+        {"qpos": state.pipeline_state.qpos},
+    )

@@ -2,8 +2,14 @@
 
     observation   x, y [m], vx, vy [m/s], goal x, goal y [m];  action   force along x and y in [-1, 1], 100 N at 1
 
-An episode ends at success, within ``success_radius`` of the goal, with reward 1.  Cells are counted from 0, row by row
-of the layout, and the ball's position at the cell (i, j) is about (i, j).
+Every step within ``success_radius`` of the goal has reward 1.  Two protocols:
+
+    Diffusion-BC   the goal is observed, and an episode ends at success
+    D4RL           ``ends_at_success=False, observes_goal=False``: x, y, vx, vy are observed, the goal is the task
+                   (``spec.task_dim`` 2), and an episode lasts 300, 600 or 800 steps.  Maze2D has the layout's one goal,
+                   Multi2D any (``single_goal``)
+
+Cells are counted from 0, row by row of the layout, and the ball's position at the cell (i, j) is about (i, j).
 
 Differs from D4RL: physics in closed form instead of a simulator's (``envs/point_mass.py``; the two agree to float32).
 """
@@ -63,6 +69,9 @@ class MazeConfig:
     coverage: float = 1.0  # share of the free cells that starts, and that goals are drawn from
     starts: tuple[tuple[float, float], ...] = ()  # in place of cells
     goals: tuple[tuple[float, float], ...] = ()
+    single_goal: bool = False  # the layout's own, in place of ``goals``
+    ends_at_success: bool = True
+    observes_goal: bool = True
 
     def __post_init__(self):
         check_name("layout", self.layout, LAYOUTS)
@@ -81,19 +90,33 @@ def walls_of(layout: str) -> np.ndarray:
     return np.array([[mark == "#" for mark in row] for row in LAYOUTS[layout]])
 
 
+def goal_of(layout: str) -> tuple[float, float]:
+    """The cell of D4RL's single goal.
+
+    Raises:
+        ValueError: the layout has none.
+    """
+    for i, row in enumerate(LAYOUTS[layout]):
+        if "G" in row:
+            return float(i), float(row.index("G"))
+    raise ValueError(f"layout {layout!r} has no single goal; try 'umaze'.")
+
+
 class Maze:
     """One maze; methods are pure, for one world, and meant for ``jax.vmap``."""
 
     def __init__(self, config: MazeConfig = MazeConfig()):
         self.config = config
         self.horizon = config.horizon
-        self.spec = Spec(observation_dim=6, action_dim=2)
+        is_seen = config.observes_goal
+        self.spec = Spec(6 if is_seen else 4, action_dim=2, task_dim=0 if is_seen else 2)
         self.walls = walls_of(config.layout)
         self.cells = np.argwhere(~self.walls).astype(np.float32)
         self.physics = PointMass(self.walls)
+        goals = (goal_of(config.layout),) if config.single_goal else config.goals
         self._starts, self._goals = (
             np.array(given, np.float32) if given else self._covered(seed)
-            for given, seed in zip((config.starts, config.goals), COVERAGE_SEEDS, strict=True)
+            for given, seed in zip((config.starts, goals), COVERAGE_SEEDS, strict=True)
         )
 
     def _covered(self, seed: int) -> np.ndarray:
@@ -122,14 +145,16 @@ class Maze:
         physics = self.physics.step(slowed, action)
         success = jnp.linalg.norm(physics.qpos - goal) <= self.config.success_radius
         success, steps = success.astype(jnp.float32), state.info["steps"] + 1
+        ends = success * self.config.ends_at_success
         return state.replace(
             pipeline_state=physics,
             obs=self._observed(physics, goal),
             reward=success,
-            done=jnp.maximum(success, (steps >= self.horizon).astype(jnp.float32)),
+            done=jnp.maximum(ends, (steps >= self.horizon).astype(jnp.float32)),
             metrics={**state.metrics, "success": success},
             info={**state.info, "steps": steps},
         )
 
-    def _observed(self, physics: PhysicsState, goal: Float[Array, "2"]) -> Float[Array, "6"]:
-        return jnp.concatenate([physics.qpos, physics.qvel, goal])
+    def _observed(self, physics: PhysicsState, goal: Float[Array, "2"]) -> Float[Array, "O"]:
+        seen = [goal] if self.config.observes_goal else []
+        return jnp.concatenate([physics.qpos, physics.qvel, *seen])

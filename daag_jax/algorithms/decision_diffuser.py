@@ -1,0 +1,375 @@
+"""Decision Diffuser: planning as conditional generation (Ajay et al. 2022, arXiv 2211.15657; specs/survey.md 1.2).
+
+    net(xt, t, y)      a trajectory of *states*, given conditions y: a return, a skill, a constraint
+    loss = E |net(xt, t, y or nothing) - target|^2,   each condition left out with probability ``dropout``      (Eq. 7)
+    plan: x0 = x0(nothing) + sum_i weight_i (x0(y_i) - x0(nothing)), low temperature                             (Eq. 9)
+    act:  a = inverse(s, s'),   learnt beside it on the same windows                                             (Eq. 5)
+
+Conditions that were never seen together hold together in one plan when each is an :class:`Ask` of its own; a negative
+weight asks for the opposite.  All asks and the unconditional estimate are one call of the network.
+
+    locomotion of the release   TrajectoryConfig(100, has_actions=False), conditions {"returns": 1}, weight 1.2
+
+Differs from the paper: the widths' ratio of the release, (1, 4, 8), is a choice here (``widths``); observations are
+normalised by the caller; a condition may be any of a batch's extras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from daag_jax.algorithms.parts import planning
+from daag_jax.algorithms.parts.combinators import restore, standardize
+from daag_jax.algorithms.parts.planning import Plan, Planner
+from daag_jax.algorithms.parts.trainable import (
+    Trainable,
+    apply_gradients,
+    averaged,
+    create,
+    make_optimizer,
+)
+from daag_jax.algorithms.parts.trajectories import (
+    DrawingConfig,
+    TrajectoryConfig,
+    arrival_score,
+    check_dims,
+    chosen,
+    held,
+    known_in,
+    known_of,
+    reach_of,
+    starting_point,
+    trajectories,
+)
+from daag_jax.data.blocks import action_bounds
+from daag_jax.data.normalize import Stats
+from daag_jax.diffusion import guidance, losses, projections, samplers, schedules
+from daag_jax.diffusion.process import PARAMETERISATIONS, GaussianProcess
+from daag_jax.names import check_name
+from daag_jax.networks.mlp import Mlp
+from daag_jax.networks.unet1d import UNet1D, check_horizon, mish
+from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
+
+Conditions = Mapping[str, Array]  # name -> [B, C]
+
+
+class Ask(NamedTuple):
+    """Conditions that hold together, and how strongly; a negative weight asks for the opposite."""
+
+    conditions: Callable[[Context], Conditions]
+    weight: float = 1.2
+
+
+@dataclass(frozen=True)
+class DecisionDiffuserConfig:
+    """The networks, the conditions, and how plans are drawn.  Defaults: the release, unless said."""
+
+    trajectory: TrajectoryConfig = field(
+        default_factory=lambda: TrajectoryConfig(horizon=100, has_actions=False)
+    )
+    drawing: DrawingConfig = field(
+        default_factory=lambda: DrawingConfig(num_inference_steps=200, temperature=0.5)
+    )
+    conditions: tuple[str, ...] = ("returns",)  # "returns" [B, T] of the window, or extras [B, C]
+    condition_dims: tuple[int, ...] = (1,)  # C of each
+    returns_scale: float = 400.0  # returns are divided by it; Hopper
+    target_return: float = 0.9  # asked for where a context names none
+    weight: float = 1.2  # of what a context names
+    dropout: float = 0.25
+    widths: tuple[int, ...] = (128, 512, 1024)
+    kernel: int = 5
+    embedding_dim: int = 128
+    schedule: str = "cosine"
+    num_steps: int = 200  # the paper: 100
+    parameterisation: str = "noise"
+    inverse_dims: tuple[int, ...] = (256, 256)
+    learning_rate: float = 2e-4
+    decay_steps: int = 0  # updates in which the rate falls to 0; 0: never
+    ema_decay: float = 0.995
+
+    def __post_init__(self):
+        check_name("schedule", self.schedule, schedules.BY_NAME)
+        check_name("parameterisation", self.parameterisation, PARAMETERISATIONS)
+        if self.trajectory.has_actions:
+            raise ValueError("has_actions=True: this planner plans states alone; set it to False.")
+        if len(self.conditions) != len(self.condition_dims):
+            raise ValueError(
+                f"conditions={self.conditions} and condition_dims={self.condition_dims} must be as many; "
+                "give the length of each condition."
+            )
+        if not 0.0 < self.dropout < 1.0:
+            raise ValueError(
+                f"dropout={self.dropout} must lie inside (0, 1): guidance needs both estimates; try 0.25."
+            )
+        check_horizon(self.trajectory.length, len(self.widths))
+
+
+class DecisionDiffuserState(NamedTuple):
+    """Networks, and the length of the longest step between two states that was learnt from."""
+
+    net: Trainable
+    inverse: Trainable
+    reach: Float[Array, ""]
+    step: Int[Array, ""]
+
+
+class ConditionalUNet(nn.Module):
+    """A U-Net that sees each condition through an embedding of its own; zeros where it is left out."""
+
+    config: DecisionDiffuserConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        xt: Float[Array, "B H O"],
+        time: Float[Array, "B"],
+        given: Conditions,
+        is_given: Conditions,
+    ) -> Float[Array, "B H O"]:
+        """``given[name]`` [B, C] and ``is_given[name]`` [B], in which 0 leaves the condition out."""
+        config, embedded = self.config, []
+        for name in config.conditions:
+            y = mish(nn.Dense(config.embedding_dim, name=f"{name}_in")(given[name]))
+            y = mish(nn.Dense(4 * config.embedding_dim, name=f"{name}_hidden")(y))
+            y = nn.Dense(config.embedding_dim, name=f"{name}_out")(y)
+            embedded.append(y * is_given[name][:, None])
+        net = UNet1D(config.widths, config.embedding_dim, config.kernel, has_scale=False)
+        return net(xt, time, jnp.concatenate(embedded, axis=-1))
+
+
+def decision_diffuser(config: DecisionDiffuserConfig, spec: Spec) -> Algorithm:
+    """Learns conditional trajectories and inverse dynamics; ``act`` plans for what the context names.
+
+    Raises:
+        ValueError: the configuration's dimensions are not those of ``spec``.
+    """
+    form, drawing = config.trajectory, config.drawing
+    check_dims(form, spec)
+    optimizer = make_optimizer(config.learning_rate, decay_steps=config.decay_steps)
+    net, inverse_net, process = (
+        ConditionalUNet(config),
+        inverse_of(config, spec),
+        process_of(config),
+    )
+    make_plan = planning_function(config, spec)
+    step_of = lambda trainable, gradients: apply_gradients(
+        trainable, gradients, optimizer, config.ema_decay
+    )
+
+    def init(key: Key) -> DecisionDiffuserState:
+        net_key, inverse_key = jax.random.split(key)
+        given = {
+            n: jnp.zeros((1, c))
+            for n, c in zip(config.conditions, config.condition_dims, strict=True)
+        }
+        x, time = jnp.zeros((1, form.length, spec.observation_dim)), jnp.ones((1,))
+        params = net.init(net_key, x, time, given, {n: jnp.ones((1,)) for n in given})
+        inverse = inverse_net.init(inverse_key, jnp.zeros((1, 2 * spec.observation_dim)))
+        has_ema = config.ema_decay > 0
+        return DecisionDiffuserState(
+            create(params, optimizer, has_ema),
+            create(inverse, optimizer, has_ema),
+            jnp.zeros(()),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def update(
+        state: DecisionDiffuserState, batch: Batch, key: Key
+    ) -> tuple[DecisionDiffuserState, Metrics]:
+        time_key, noise_key, stop_key, drop_key = jax.random.split(key, 4)
+        x0, is_real = trajectories(form, batch, stop_key)
+        known = known_in(form, spec, x0)
+        time = losses.draw_times(time_key, x0.shape[0], process.schedule)
+        given = conditions_of(config, batch)
+        keeps = jax.random.bernoulli(
+            drop_key, 1.0 - config.dropout, (len(config.conditions), x0.shape[0])
+        ).astype(jnp.float32)
+        is_given = dict(zip(config.conditions, keeps, strict=True))
+        mask = jnp.where(known.is_known, 0.0, 1.0) * is_real[:, :, None]
+
+        def loss_fn(params):
+            network = lambda xt, time: net.apply(params, held(xt, known), time, given, is_given)
+            cost = losses.diffusion_loss(
+                process, network, x0, time, noise_key, weighting="target", mask=mask
+            )
+            return jnp.mean(cost)
+
+        def inverse_loss(params):
+            return jnp.mean(inverse_errors(form, params, inverse_net, batch))
+
+        loss, gradients = jax.value_and_grad(loss_fn)(state.net.params)
+        error, inverse_gradients = jax.value_and_grad(inverse_loss)(state.inverse.params)
+        made = DecisionDiffuserState(
+            step_of(state.net, gradients),
+            step_of(state.inverse, inverse_gradients),
+            reach_of(form, spec, x0, is_real, state.reach),
+            state.step + 1,
+        )
+        return made, {"loss/planner": loss, "loss/inverse": error}
+
+    def act(state: DecisionDiffuserState, context: Context, key: Key) -> Actions:
+        states = make_plan(state, context, None, key).observations
+        pairs = jnp.concatenate([states[:, :-1], states[:, 1:]], axis=-1)
+        low, high = (bound[None, None] for bound in action_bounds(spec))
+        actions = jnp.clip(inverse_net.apply(averaged(state.inverse), pairs), low, high)
+        return jnp.repeat(actions, form.stride, axis=1)[:, : drawing.execute]
+
+    fields = tuple(name for name in config.conditions if name in ("returns", "task"))
+    window = Window(1, form.horizon, drawing.execute, fields)
+    return Algorithm(window, init, update, act)
+
+
+def planner(
+    config: DecisionDiffuserConfig,
+    spec: Spec,
+    *asks: Ask,
+    stats: Stats | None = None,
+) -> Planner:
+    """Plans every ``drawing.execute`` steps what is asked (:func:`planning_function`); the inverse model follows.
+
+    Args:
+        stats: of the ``normalized`` learner whose state is used.
+    """
+    inverse_net = inverse_of(config, spec)
+
+    def inverse(state: DecisionDiffuserState, present: Array, wanted: Array) -> Array:
+        if stats is not None:
+            mean, std = stats.observation_mean, stats.observation_std
+            present, wanted = (standardize(values, mean, std) for values in (present, wanted))
+        pairs = jnp.concatenate([present, wanted], axis=-1)
+        actions = inverse_net.apply(averaged(state.inverse), pairs)
+        return actions if stats is None else restore(actions, stats.action_mean, stats.action_std)
+
+    stride = config.trajectory.stride
+    make_plan = planning_function(config, spec, *asks)
+    follow = planning.follow_inverse(stride, inverse)
+    made = Planner(make_plan, follow, config.drawing.execute, stride)
+    return made if stats is None else planning.normalized_planner(made, stats)
+
+
+def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) -> Callable:
+    """``(state, context, previous plan or None, key) -> Plan`` in the learner's units.
+
+    Args:
+        asks: what to plan for; without any, all that the context names, and ``target_return`` where it names no return.
+    """
+    form, drawing, net = config.trajectory, config.drawing, ConditionalUNet(config)
+    process, num = process_of(config), drawing.candidates
+    asks = asks or (Ask(lambda context: named(config, context), config.weight),)
+
+    def make_plan(
+        state: DecisionDiffuserState, context: Context, previous: Plan | None, key: Key
+    ) -> Plan:
+        noise_key, sample_key = jax.random.split(key)
+        present = jnp.repeat(context.observations[:, -1], num, axis=0)
+        goal = jnp.repeat(context.extras["task"], num, axis=0) if form.goal_dims else None
+        known = known_of(form, spec, present, goal)
+        asked = [
+            {
+                name: jnp.repeat(values, num, axis=0)
+                for name, values in ask.conditions(context).items()
+            }
+            for ask in asks
+        ]
+        denoise = asked_denoiser(state, asked)
+        is_known = known.is_known.astype(jnp.float32)
+        denoise = guidance.inpaint(guidance.clip(denoise), known.values, is_known)
+        noise = jax.random.normal(noise_key, known.values.shape)
+        x, times = starting_point(form, drawing, process.schedule, previous, noise)
+        x = samplers.sample(
+            denoise,
+            process.schedule,
+            held(x, known),
+            times,
+            sample_key,
+            drawing.sampler,
+            temperature=drawing.temperature,
+            project=projections.hold(known.values, known.is_known),
+        )
+        score = arrival_score(form, spec, drawing, x, goal)
+        return chosen(form, spec, x, score, state.reach, num)
+
+    def asked_denoiser(state: DecisionDiffuserState, asked: list[Conditions]) -> Callable:
+        """The mixture of Eq. 9, from one call over [nothing, first ask, second ask, ..]."""
+        parts = [{}, *asked]
+
+        def denoise(x: Array, time: Array) -> Array:
+            stack = lambda values: jnp.concatenate([values] * len(parts))
+            given, is_given = filled(config, parts, x.shape[0])
+            network = lambda xt, time: net.apply(averaged(state.net), xt, time, given, is_given)
+            estimates = process.denoiser(network)(stack(x), stack(time))
+            base, *others = jnp.split(estimates, len(parts))
+            return base + sum(
+                ask.weight * (other - base) for ask, other in zip(asks, others, strict=True)
+            )
+
+        return denoise
+
+    return make_plan
+
+
+def conditions_of(config: DecisionDiffuserConfig, batch: Batch) -> Conditions:
+    """What is known of the windows of a batch: the return from the first step on, scaled, and extras."""
+    found = {}
+    for name, dim in zip(config.conditions, config.condition_dims, strict=True):
+        if name not in batch.extras:
+            raise ValueError(
+                f"condition {name!r} is none of the batch's extras {tuple(batch.extras)}."
+            )
+        values = batch.extras[name]
+        found[name] = values[:, :1] / config.returns_scale if name == "returns" else values
+        if found[name].shape[-1] != dim:
+            raise ValueError(
+                f"condition {name!r} has {found[name].shape[-1]} numbers and condition_dims says {dim}."
+            )
+    return found
+
+
+def named(config: DecisionDiffuserConfig, context: Context) -> Conditions:
+    """The conditions that a context names, and the target return where it names none."""
+    found = {name: context.extras[name] for name in config.conditions if name in context.extras}
+    if "returns" in config.conditions and "returns" not in found:
+        num = context.observations.shape[0]
+        found["returns"] = jnp.full((num, 1), config.target_return)
+    return found
+
+
+def filled(
+    config: DecisionDiffuserConfig, parts: list[Conditions], num: int
+) -> tuple[Conditions, Conditions]:
+    """Conditions of all parts one below the other, zeros where a part names none; and which are named."""
+    given, is_given = {}, {}
+    for name, dim in zip(config.conditions, config.condition_dims, strict=True):
+        values = [part.get(name, jnp.zeros((num, dim))) for part in parts]
+        given[name] = jnp.concatenate([jnp.broadcast_to(value, (num, dim)) for value in values])
+        is_given[name] = jnp.concatenate([jnp.full(num, float(name in part)) for part in parts])
+    return given, is_given
+
+
+def inverse_errors(
+    form: TrajectoryConfig, params: dict, net: Mlp, batch: Batch
+) -> Float[Array, "B"]:
+    """Mean squared errors of the action that leads to the state ``stride`` steps on, where that is real."""
+    states, stride = batch.observations, form.stride
+    pairs = jnp.concatenate([states[:, :-stride], states[:, stride:]], axis=-1)
+    errors = jnp.mean(jnp.square(net.apply(params, pairs) - batch.actions[:, :-stride]), axis=-1)
+    is_real = batch.mask[:, stride:]
+    return jnp.sum(errors * is_real, axis=1) / jnp.maximum(jnp.sum(is_real, axis=1), 1)
+
+
+def inverse_of(config: DecisionDiffuserConfig, spec: Spec) -> Mlp:
+    """The inverse model's network: [s, s'] -> a."""
+    return Mlp(config.inverse_dims, spec.action_dim, layer_norm=False, activation=jax.nn.relu)
+
+
+def process_of(config: DecisionDiffuserConfig) -> GaussianProcess:
+    """The corruption of trajectories."""
+    schedule = schedules.BY_NAME[config.schedule](config.num_steps)
+    return GaussianProcess(schedule, config.parameterisation)
