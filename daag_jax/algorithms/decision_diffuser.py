@@ -294,7 +294,7 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
             project=projections.hold(known.values, known.is_known),
         )
         score = arrival_score(form, spec, drawing, x, goal)
-        return chosen(form, spec, x, score, state.reach, num)
+        return chosen(form, spec, x, score, state.reach, drawing)
 
     def asked_denoiser(state: DecisionDiffuserState, asked: list[Conditions]) -> Callable:
         """The mixture of Eq. 9, from one call over [nothing, first ask, second ask, ..]."""

@@ -78,6 +78,7 @@ class DiffuserConfig:
     decay_steps: int = 0  # updates in which the rate falls to 0; 0: never
     ema_decay: float = 0.995
     value_widths: tuple[int, ...] = ()  # of V; (): none
+    value_kernel: int = 5
     discount: float = 0.997  # of V, per step of the world
     value_scale: float = 1.0  # V learns returns divided by it
     select: str = "value"  # among candidates
@@ -250,7 +251,7 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
             temperature=drawing.temperature,
             project=projection(state, known),
         )
-        return chosen(form, spec, x, score(state, x, goal), state.reach, num)
+        return chosen(form, spec, x, score(state, x, goal), state.reach, drawing)
 
     def projection(state: DiffuserState, known: Known) -> samplers.Project:
         hold = projections.hold(known.values, known.is_known)
@@ -278,7 +279,7 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
 def networks(config: DiffuserConfig) -> tuple[UNet1D, TemporalValue]:
     """The denoising network, and V."""
     net = UNet1D(config.widths, config.time_dim, config.kernel, has_scale=False)
-    return net, TemporalValue(config.value_widths, config.time_dim, config.kernel)
+    return net, TemporalValue(config.value_widths, config.time_dim, config.value_kernel)
 
 
 def process_of(config: DiffuserConfig) -> GaussianProcess:

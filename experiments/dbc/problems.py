@@ -131,7 +131,7 @@ PROBLEMS: dict[str, Problem] = {
             "paper": Sizes(
                 (1024, 1024), 780_000, 6e-3, 1024, 1_580_000, 2e-4, density_decays=False
             ),
-            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
+            "cpu": Sizes((256, 256), 40_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
         weight=1.0,

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     observations: Float[Array, "B H O"]
     actions: Float[Array, "B H A"]  # A is 0 where a planner plans states alone
     score: Float[Array, "B"]  # what it was chosen by; higher is better
-    is_possible: Bool[Array, "B"]  # no step of it is longer than any that was learnt from
+    is_possible: Bool[Array, "B"]  # no step of it is much longer than any that was learnt from
 
 
 class Planner(NamedTuple):

@@ -7,8 +7,8 @@ in, at every noise level, as Diffuser does.
 
 **Arrival.**  With ``rests_at_goal``, the trajectories that are learnt from stop at a random step and stay there at
 rest (0 in the learner's units); a plan may then arrive early, and the earliest of many candidates is a short way.
-Candidates with a step longer than any that was learnt from are set aside, and where none is left the plan says so
-(``Plan.is_possible``).
+Candidates with a step longer than any that was learnt from (with ``slack``) are set aside, and where none is left the
+plan says so (``Plan.is_possible``).
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class DrawingConfig:
     temperature: float = 1.0  # of all noise; Decision Diffuser: 0.5
     candidates: int = 1
     goal_tolerance: float = 0.1  # of an arrival, in the learner's units
+    slack: float = 1.25  # a step is possible up to so many times the longest that was learnt from
     warm_time: float = (
         0.0  # begins from the previous plan with noise of this time; 0: from noise alone
     )
@@ -213,14 +214,15 @@ def chosen(
     x: Float[Array, "N H D"],
     score: Float[Array, "N"],
     reach: Float[Array, ""],
-    candidates: int,
+    drawing: DrawingConfig,
 ) -> Plan:
     """Of each context the possible candidate of the highest score; where there is none, that of the shortest step."""
     longest = planning.longest_step(path_of(config, spec, x))
-    is_possible = longest <= reach
+    is_possible = longest <= drawing.slack * reach
     rank = jnp.where(is_possible, score, IMPOSSIBLE - longest)
     rank, x, score, is_possible = (
-        value.reshape(-1, candidates, *value.shape[1:]) for value in (rank, x, score, is_possible)
+        value.reshape(-1, drawing.candidates, *value.shape[1:])
+        for value in (rank, x, score, is_possible)
     )
     best = jnp.argmax(rank, axis=1)
     pick = lambda values: jax.vmap(lambda row, i: row[i])(values, best)

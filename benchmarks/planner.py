@@ -1,0 +1,218 @@
+"""Diffuser's updates and plans, beside CleanDiffuser's Diffuser on the same machine.
+
+    pip install -c constraints.txt -e '.[oracle]' torchvision einops
+    git clone https://github.com/CleanDiffuserTeam/CleanDiffuser ../CleanDiffuser
+    python -m benchmarks.planner --peer ../CleanDiffuser         # about 15 min on two CPU cores
+    python -m benchmarks.planner                                 # ours alone
+
+Both sides: observations 17, actions 6, horizon 32, widths 32, 64, 128, 256 with kernels of 5 (3.96 M parameters), a
+value network of kernels of 3, x0 as target, 20 steps, batches of 64, Adam and a moving average.  PyTorch runs eagerly
+with one thread per core.  The two take turns; seconds are medians over rounds.  "five steps, one candidate" is what a
+control loop needs: DDIM, from the present state to a plan, goal: 20 ms.
+
+The limit of the updates is arithmetic: FLOPs as compiled over the rate of a product of 2048 x 2048 matrices.  The
+last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.update import ceiling
+from daag_jax.algorithms.diffuser import DiffuserConfig, diffuser, planning_function
+from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
+from daag_jax.types import Batch, Context, Spec
+
+OBSERVATION, ACTION, HORIZON, BATCH, STEPS = 17, 6, 32, 64, 20
+WIDTHS = (32, 64, 128, 256)
+CANDIDATES, MANY = 64, 50  # of one world, and the worlds of "3,200"
+GUIDE = 0.3
+Side = Mapping[str, Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured, and how often."""
+
+    peer: str = ""  # a checkout of CleanDiffuser
+    rounds: int = 5
+    with_many: bool = True  # 3,200 candidates: a minute per plan
+
+
+def configuration() -> DiffuserConfig:
+    """Diffuser's networks on locomotion."""
+    return DiffuserConfig(
+        TrajectoryConfig(HORIZON),
+        DrawingConfig(num_inference_steps=STEPS, temperature=0.5, candidates=CANDIDATES),
+        widths=WIDTHS,
+        value_widths=WIDTHS,
+        value_kernel=3,
+        num_steps=STEPS,
+    )
+
+
+def ours(with_many: bool) -> tuple[Side, dict[str, float]]:
+    """Calls that wait for their result, and facts: parameters and FLOPs."""
+    config, spec = configuration(), Spec(OBSERVATION, ACTION)
+    random = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
+    batch = Batch(
+        normal(BATCH, HORIZON, OBSERVATION),
+        normal(BATCH, HORIZON, ACTION),
+        normal(BATCH, HORIZON),
+        jnp.ones((BATCH, HORIZON), bool),
+    )
+    calls, facts = {}, {}
+
+    def updates(name: str, config: DiffuserConfig) -> Callable[[], None]:
+        algorithm = diffuser(config, spec)
+        held = [jax.jit(algorithm.init)(jax.random.key(0))]
+        step = jax.jit(algorithm.update, donate_argnums=0)
+        compiled = step.lower(held[0], batch, jax.random.key(0)).compile()
+        facts[f"flops of {name}"] = float(compiled.cost_analysis()["flops"])
+
+        def update() -> None:
+            held[0], metrics = compiled(held[0], batch, jax.random.key(0))
+            jax.block_until_ready(metrics)
+
+        return update
+
+    def plans(config: DiffuserConfig, worlds: int) -> Callable[[], None]:
+        context = Context(normal(worlds, 1, OBSERVATION))
+        make = jax.jit(planning_function(config, spec), static_argnums=2)
+        return lambda: jax.block_until_ready(make(state, context, None, jax.random.key(0)))
+
+    calls["update"] = updates("update", replace(config, value_widths=(), drawing=DrawingConfig()))
+    calls["update, with value"] = updates("update, with value", config)
+    state = jax.jit(diffuser(config, spec).init)(jax.random.key(0))
+    count = lambda params: float(sum(leaf.size for leaf in jax.tree.leaves(params)))
+    facts |= {"parameters": count(state.net.params), "of value": count(state.value.params)}
+    guided = replace(config, guide_scale=GUIDE, guide_steps=1)
+    calls["64 plans"] = plans(config, 1)
+    calls["64 plans, guided"] = plans(guided, 1)
+    if with_many:
+        calls["3,200 plans"] = plans(config, MANY)
+        calls["3,200 plans, guided"] = plans(guided, MANY)
+    few = DrawingConfig("ddim", num_inference_steps=5)
+    calls["five steps, one candidate"] = plans(replace(config, drawing=few), 1)
+    return calls, facts
+
+
+def theirs(path: str, with_many: bool) -> tuple[Side, dict[str, float]]:
+    """CleanDiffuser's, as its pipeline for locomotion calls it."""
+    sys.path.insert(0, path)
+    import torch
+    from cleandiffuser.classifier import CumRewClassifier
+    from cleandiffuser.diffusion import DiscreteDiffusionSDE
+    from cleandiffuser.nn_classifier import HalfJannerUNet1d
+    from cleandiffuser.nn_diffusion import JannerUNet1d
+
+    dim = OBSERVATION + ACTION
+    sizes = {"model_dim": 32, "emb_dim": 32, "dim_mult": [1, 2, 2, 2]}
+    net = JannerUNet1d(dim, kernel_size=5, **sizes)
+    value = HalfJannerUNet1d(HORIZON, dim, out_dim=1, kernel_size=3, **sizes)
+    fix = torch.zeros((HORIZON, dim))
+    fix[0, :OBSERVATION] = 1.0
+    agent = DiscreteDiffusionSDE(
+        net,
+        None,
+        fix_mask=fix,
+        classifier=CumRewClassifier(value, device="cpu"),
+        diffusion_steps=STEPS,
+        predict_noise=False,
+        device="cpu",
+    )
+    x, target = torch.randn(BATCH, HORIZON, dim), torch.randn(BATCH, 1)
+
+    def update() -> None:
+        agent.train()
+        agent.update(x)
+
+    def update_both() -> None:
+        update()
+        agent.update_classifier(x, target)
+
+    def plans(num: int, weight: float, steps: int = STEPS, solver: str = "ddpm") -> Callable:
+        prior = torch.zeros((num, HORIZON, dim))
+
+        def plan() -> None:
+            agent.eval()
+            agent.sample(
+                prior,
+                solver=solver,
+                n_samples=num,
+                sample_steps=steps,
+                w_cg=weight,
+                temperature=0.5,
+            )
+
+        return plan
+
+    calls = {
+        "update": update,
+        "update, with value": update_both,
+        "64 plans": plans(CANDIDATES, 0.0),
+        "64 plans, guided": plans(CANDIDATES, GUIDE),
+    }
+    if with_many:
+        calls["3,200 plans"] = plans(CANDIDATES * MANY, 0.0)
+        calls["3,200 plans, guided"] = plans(CANDIDATES * MANY, GUIDE)
+    calls["five steps, one candidate"] = plans(1, 0.0, 5, "ddim")
+    count = lambda net: float(sum(p.numel() for p in net.parameters()))
+    return calls, {"parameters": count(net), "of value": count(value)}
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Of one call; calls shorter than half a second are repeated."""
+    began, calls = time.perf_counter(), 0
+    while calls == 0 or (time.perf_counter() - began < 0.5 and calls < 50):
+        run()
+        calls += 1
+    return (time.perf_counter() - began) / calls
+
+
+def main(config: Config) -> None:
+    sides = {"ours": ours(config.with_many)}
+    if config.peer:
+        sides["CleanDiffuser"] = theirs(config.peer, config.with_many)
+    rows = list(sides["ours"][0])
+    taken: dict[str, dict[str, list[float]]] = {row: {side: [] for side in sides} for row in rows}
+    for row in rows:
+        for calls, _ in sides.values():
+            calls[row]()
+        for _ in range(1 if row.startswith("3,200") else config.rounds):
+            for side, (calls, _) in sides.items():
+                taken[row][side].append(seconds(calls[row]))
+        print(
+            row, {side: float(np.median(values)) for side, values in taken[row].items()}, flush=True
+        )
+    rate, facts = ceiling(), sides["ours"][1]
+    table = Table("", *(f"{side} [ms]" for side in sides), "ratio", "of the limit")
+    figures: dict[str, object] = {"device": jax.devices()[0].device_kind, "FLOP per second": rate}
+    for row in rows:
+        medians = {side: float(np.median(values)) for side, values in taken[row].items()}
+        ratio = medians["CleanDiffuser"] / medians["ours"] if config.peer else float("nan")
+        flops = facts.get(f"flops of {row}")
+        share = flops / rate / medians["ours"] if flops else float("nan")
+        cells = [f"{1e3 * value:,.1f}" for value in medians.values()]
+        table.add_row(row, *cells, f"{ratio:.2f} x", f"{share:.2f}")
+        figures[row] = medians | {"ratio": ratio, "of_limit": share}
+    for side, (_, found) in sides.items():
+        figures[f"facts of {side}"] = found
+    Console(width=100).print(table)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,326 @@
+"""Planners in worlds with known answers: forks, compositions, goals, and what follows a plan."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from daag_jax.algorithms.decision_diffuser import Ask, DecisionDiffuserConfig, decision_diffuser
+from daag_jax.algorithms.decision_diffuser import planner as decision_planner
+from daag_jax.algorithms.diffuser import DiffuserConfig, diffuser, planner
+from daag_jax.algorithms.parts import planning
+from daag_jax.algorithms.parts.combinators import normalized
+from daag_jax.algorithms.parts.planning import Plan
+from daag_jax.algorithms.parts.trajectories import (
+    DrawingConfig,
+    TrajectoryConfig,
+    chosen,
+    held,
+    known_of,
+    trajectories,
+)
+from daag_jax.data.normalize import Stats
+from daag_jax.envs.tasks.maze import Maze, MazeConfig
+from daag_jax.envs.worlds import make_world
+from daag_jax.evaluation.plans import crosses, evaluate_planner
+from daag_jax.types import Batch, Context, Spec
+
+BATCH, LENGTH = 64, 8
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+FORK = Spec(2, 2, task_dim=2)
+SMALL = {"widths": (16,), "time_dim": 8, "num_steps": 20, "learning_rate": 3e-3}
+
+
+def line_to(end: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Straight ways from the origin, [B, H, 2], and their steps."""
+    share = jnp.linspace(0.0, 1.0, LENGTH).reshape(1, -1, 1)
+    states = share * end[:, None]
+    return states, jnp.concatenate([jnp.diff(states, axis=1), 0 * states[:, :1]], axis=1)
+
+
+def fork(key: jax.Array) -> Batch:
+    """Half of the ways lead to (1, 0.5), where the reward is, and half to (-1, 0.5)."""
+    side = jnp.where(jax.random.bernoulli(key, 0.5, (BATCH,)), 1.0, -1.0)
+    states, actions = line_to(jnp.stack([0.9 * side, jnp.full(BATCH, 0.5)], axis=1))
+    rewards = jnp.zeros((BATCH, LENGTH)).at[:, -1].set(side)
+    return Batch(states, actions, rewards, jnp.ones((BATCH, LENGTH), bool))
+
+
+def halves(key: jax.Array) -> Batch:
+    """Ways that end at x = 0.8 (task 0) or at y = 0.8 (task 1); the other coordinate is free."""
+    kind_key, free_key = jax.random.split(key)
+    is_first = jax.random.bernoulli(kind_key, 0.5, (BATCH,))[:, None]
+    free = jax.random.uniform(free_key, (BATCH, 1), minval=-0.9, maxval=0.9)
+    fixed = jnp.full((BATCH, 1), 0.8)
+    end = jnp.where(is_first, jnp.concatenate([fixed, free], 1), jnp.concatenate([free, fixed], 1))
+    states, actions = line_to(end)
+    task = jnp.concatenate([is_first, ~is_first], axis=1).astype(jnp.float32)
+    mask, rewards = jnp.ones((BATCH, LENGTH), bool), jnp.zeros((BATCH, LENGTH))
+    return Batch(states, actions, rewards, mask, {"task": task})
+
+
+def learnt(algorithm, draw, steps):
+    """The state after so many updates, as one program."""
+
+    def step(state, key):
+        data_key, update_key = jax.random.split(key)
+        return algorithm.update(state, draw(data_key), update_key)[0], None
+
+    keys = jax.random.split(jax.random.key(1), steps)
+    train = lambda state: jax.lax.scan(step, state, keys)[0]
+    state = jax.jit(algorithm.init, compiler_options=QUICK)(jax.random.key(0))
+    return jax.jit(train, compiler_options=QUICK)(state)
+
+
+@pytest.fixture(scope="module")
+def forked():
+    config = DiffuserConfig(
+        TrajectoryConfig(LENGTH),
+        DrawingConfig(num_inference_steps=20),
+        value_widths=(16,),
+        **SMALL,
+    )
+    return config, learnt(diffuser(config, FORK), fork, 600)
+
+
+def sides(config, state, num=200):
+    """The share of plans that take the rewarded side, and their ends."""
+    made = planner(config, FORK, "actions").plan
+    context = Context(jnp.zeros((num, 1, 2)))
+    ends = jax.jit(lambda key: made(state, context, None, key))(jax.random.key(5)).observations
+    return float(jnp.mean(ends[:, -1, 0] > 0)), ends
+
+
+def test_plans_are_like_what_was_learnt_and_start_at_the_present_state(forked):
+    share, states = sides(*forked)
+    assert 0.3 < share < 0.7
+    assert jnp.all(states[:, 0] == 0)
+    assert jnp.mean(jnp.abs(jnp.abs(states[:, -1, 0]) - 0.9) < 0.2) > 0.9
+
+
+@pytest.mark.parametrize("how", ["guidance", "selection"])
+def test_the_planner_takes_the_rewarded_fork(forked, how):
+    config, state = forked
+    if how == "guidance":
+        config = replace(config, guide_scale=4.0)
+    else:
+        config = replace(config, drawing=replace(config.drawing, candidates=8))
+    share, states = sides(config, state)
+    assert share > 0.95
+    assert jnp.mean(jnp.abs(states[:, -1, 1] - 0.5) < 0.2) > 0.9  # and still ends where ways end
+
+
+@pytest.fixture(scope="module")
+def composed():
+    config = DecisionDiffuserConfig(
+        TrajectoryConfig(LENGTH, has_actions=False),
+        DrawingConfig("ddim", num_inference_steps=20, temperature=0.5),
+        conditions=("task",),
+        condition_dims=(2,),
+        widths=(16,),
+        embedding_dim=16,
+        num_steps=50,
+        inverse_dims=(32,),
+        learning_rate=3e-3,
+        parameterisation="x0",
+    )
+    return config, learnt(decision_diffuser(config, FORK), halves, 1500)
+
+
+def asked_ends(composed, *asks):
+    config, state = composed
+    make = decision_planner(config, FORK, *asks).plan
+    context = Context(jnp.zeros((200, 1, 2)))
+    return jax.jit(lambda key: make(state, context, None, key))(jax.random.key(5)).observations[
+        :, -1
+    ]
+
+
+def task_ask(index: int, weight: float) -> Ask:
+    one_hot = jnp.eye(2)[index]
+    return Ask(lambda context: {"task": jnp.broadcast_to(one_hot, (200, 2))}, weight)
+
+
+def test_one_constraint_holds_and_leaves_the_other_coordinate_free(composed):
+    ends = asked_ends(composed, task_ask(0, 1.2))
+    assert jnp.mean(jnp.abs(ends[:, 0] - 0.8) < 0.15) > 0.9
+    assert jnp.std(ends[:, 1]) > 0.15
+
+
+def test_two_constraints_that_were_trained_apart_hold_together(composed):
+    ends = asked_ends(composed, task_ask(0, 1.2), task_ask(1, 1.2))
+    assert jnp.mean(jnp.all(jnp.abs(ends - 0.8) < 0.2, axis=1)) > 0.9
+
+
+def test_a_negative_weight_asks_for_the_opposite(composed):
+    both = asked_ends(composed, task_ask(0, 1.2))
+    without = asked_ends(composed, task_ask(0, 1.2), task_ask(1, -0.6))
+    assert jnp.mean(without[:, 1]) < jnp.mean(both[:, 1]) - 0.1
+
+
+def test_the_inverse_model_gives_the_step_between_two_states(composed):
+    config, state = composed
+    follow = decision_planner(config, FORK).follow
+    states, actions = line_to(jnp.array([[0.8, 0.3], [0.2, 0.8]]))
+    plan = Plan(states, jnp.zeros((2, LENGTH, 0)), jnp.zeros(2), jnp.ones(2, bool))
+    found = follow(state, plan, jnp.int32(2), states[:, 2])
+    np.testing.assert_allclose(found, actions[:, 2], atol=0.05)
+
+
+def test_decision_diffuser_plans_what_a_context_names(composed):
+    config, state = composed
+    make = decision_planner(replace(config, weight=1.5), FORK).plan
+    task = jnp.broadcast_to(jnp.eye(2)[1], (50, 2))
+    plan = make(state, Context(jnp.zeros((50, 1, 2)), {"task": task}), None, jax.random.key(2))
+    assert jnp.mean(jnp.abs(plan.observations[:, -1, 1] - 0.8) < 0.15) > 0.9
+
+
+GOAL = TrajectoryConfig(8, 2, goal_dims=(0,), velocity_dims=(1,), rests_at_goal=True)
+
+
+def test_trajectories_that_rest_stay_where_they_stop():
+    states = jnp.arange(1.0, 17.0).reshape(2, 8, 1) * jnp.ones((1, 1, 2))
+    batch = Batch(states, jnp.ones((2, 8, 1)), jnp.zeros((2, 8)), jnp.ones((2, 8), bool))
+    x0, is_real = trajectories(GOAL, batch, jax.random.key(3))
+    assert x0.shape == (2, 4, 3) and jnp.all(is_real)
+    for row, offset in zip(np.asarray(x0), (0, 8), strict=True):
+        moves = int(np.sum(row[:, 1] != 0))  # velocities are 0 once it has stopped
+        assert 1 <= moves < 4
+        np.testing.assert_array_equal(row[:moves, 0], offset + 1 + 2 * np.arange(moves))
+        np.testing.assert_array_equal(row[moves:, 0], offset + 1 + 2 * moves)
+        assert np.all(row[moves:, 2] == 0)
+
+
+def test_start_and_goal_are_held_at_every_noise_level():
+    known = known_of(GOAL, Spec(2, 1, task_dim=1), jnp.array([[0.1, 0.2]]), jnp.array([[0.7]]))
+    x = held(jnp.full((1, 4, 3), 9.0), known)
+    np.testing.assert_allclose(x[0, 0], [0.1, 0.2, 9.0])
+    np.testing.assert_allclose(x[0, -1], [0.7, 0.0, 9.0])
+    assert jnp.all(x[0, 1:3] == 9.0)
+
+
+def test_leaps_are_set_aside_and_where_all_leap_the_plan_says_so():
+    steady = jnp.linspace(0.0, 1.0, 4).reshape(4, 1) * jnp.ones((1, 3))
+    leap = jnp.array([0.0, 0.0, 1.0, 1.0]).reshape(4, 1) * jnp.ones((1, 3))
+    x = jnp.stack([leap, steady, leap, 0.8 * leap])
+    score = jnp.array([5.0, 1.0, 2.0, 3.0])
+    plan = chosen(
+        GOAL, Spec(2, 1, task_dim=1), x, score, jnp.float32(0.4), DrawingConfig(candidates=2)
+    )
+    np.testing.assert_array_equal(plan.is_possible, [True, False])
+    np.testing.assert_allclose(plan.score, [1.0, 3.0])
+
+
+@pytest.mark.parametrize("follower", ["pd", "pursuit"])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_followers_carry_out_a_straight_plan(follower, stride):
+    world = Maze(
+        MazeConfig("open", 150, starts=((1.0, 1.0),), goals=((3.0, 3.0),), observes_goal=False)
+    )
+    length = 64 // stride
+    line = jnp.linspace(0.0, 1.0, length).reshape(1, -1, 1)
+    speed = 2.0 / (64 * 0.01)
+
+    def plan(state, context, previous, key):
+        start = context.observations[:, -1, :2]
+        way = start[:, None] + line * (context.extras["task"] - start)[:, None]
+        states = jnp.concatenate([way, jnp.full_like(way, speed / 2)], axis=-1)
+        num = start.shape[0]
+        return Plan(states, jnp.zeros((num, length, 0)), jnp.zeros(num), jnp.ones(num, bool))
+
+    dims = ((0, 1), (2, 3))
+    follow = planning.follow_pd(stride, *dims)
+    if follower == "pursuit":
+        follow = planning.follow_pursuit(stride, *dims, 0.3)
+    made = planning.Planner(plan, follow, 200, stride)
+    found = jax.jit(lambda key: evaluate_planner(world, made, None, key, 4))(jax.random.key(0))
+    assert jnp.all(found.outcomes.success)
+
+
+def test_a_normalized_planner_gives_the_world_its_units():
+    stats = Stats(
+        jnp.array([1.0, 0.0]),
+        jnp.array([2.0, 1.0]),
+        jnp.zeros(1),
+        jnp.ones(1),
+        jnp.array([1.0]),
+        jnp.array([2.0]),
+    )
+    spec = Spec(2, 1, task_dim=1)
+    config = DiffuserConfig(
+        GOAL, DrawingConfig("ddim", num_inference_steps=2), select="arrival", **SMALL
+    )
+    state = normalized(diffuser(config, spec), stats).init(jax.random.key(0))
+    make = planner(config, spec, "pd", stats).plan
+    present, goal = jnp.array([[[0.4, 0.1]]]), jnp.array([[1.9]])
+    plan = make(state, Context(present, {"task": goal}), None, jax.random.key(1))
+    np.testing.assert_allclose(plan.observations[0, 0], [0.4, 0.1], atol=1e-6)
+    np.testing.assert_allclose(plan.observations[0, -1], [1.9, 0.0], atol=1e-6)
+
+
+def test_a_warm_start_without_noise_keeps_the_shifted_plan():
+    config = DiffuserConfig(
+        TrajectoryConfig(LENGTH),
+        DrawingConfig("ddim", num_inference_steps=4, warm_time=1e-4, execute=2),
+        **SMALL,
+    )
+    state = diffuser(config, FORK).init(jax.random.key(0))
+    states, actions = line_to(jnp.array([[0.8, 0.4]]))
+    previous = Plan(states, actions, jnp.zeros(1), jnp.ones(1, bool))
+    # one step from time 1e-4 asks the network at once; an identity shows what it was given
+    seen = planning.shifted(states, 2, 1)
+    np.testing.assert_allclose(seen[0, :6], states[0, 2:])
+    make = planner(config, FORK, "actions").plan
+    plan = make(state, Context(states[:, 2:3]), previous, jax.random.key(1))
+    np.testing.assert_allclose(plan.observations[0, 0], states[0, 2], atol=1e-6)
+
+
+def test_a_path_through_a_wall_is_seen():
+    walls = make_world("maze2d-umaze-v1").walls
+    around = jnp.array([[1.0, 1.0], [1.0, 3.0], [3.0, 3.0], [3.0, 1.0]])
+    through = jnp.array([[1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [3.0, 1.0]])
+    np.testing.assert_array_equal(crosses(walls, jnp.stack([around, through])), [False, True])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrajectoryConfig(30, 4), "horizon=30 is no multiple of stride=4; try 32"),
+        (lambda: TrajectoryConfig(0), "horizon=0 is not positive"),
+        (lambda: TrajectoryConfig(8, rests_at_goal=True), "rests_at_goal=True needs a goal"),
+        (lambda: DrawingConfig(warm_time=2.0), "warm_time=2.0 is no time"),
+        (lambda: DrawingConfig("dimm"), "the nearest is 'ddim'"),
+        (lambda: DiffuserConfig(guide_scale=0.1), "guide_scale=0.1 needs V"),
+        (lambda: DiffuserConfig(TrajectoryConfig(30)), "horizon 30 is not a multiple of 4"),
+        (
+            lambda: DiffuserConfig(drawing=DrawingConfig(candidates=2), select="arrival"),
+            "select='arrival' needs a goal",
+        ),
+        (lambda: DecisionDiffuserConfig(TrajectoryConfig(8)), "has_actions=True"),
+        (lambda: DecisionDiffuserConfig(dropout=0.0), "dropout=0.0 must lie inside"),
+        (lambda: DecisionDiffuserConfig(conditions=("task", "returns")), "must be as many"),
+        (
+            lambda: diffuser(DiffuserConfig(TrajectoryConfig(8, goal_dims=(7, 1))), FORK),
+            r"goal_dims=\(7, 1\) must lie in 0 to 1",
+        ),
+        (
+            lambda: diffuser(DiffuserConfig(TrajectoryConfig(8, goal_dims=(1,))), FORK),
+            "a task of this world has 2 numbers",
+        ),
+        (
+            lambda: planner(DiffuserConfig(), FORK, "pd"),
+            "follower 'pd' needs a position and a velocity for each of 2 actions",
+        ),
+        (
+            lambda: planner(
+                DiffuserConfig(TrajectoryConfig(8, has_actions=False)), FORK, "actions"
+            ),
+            "needs planned actions",
+        ),
+    ],
+)
+def test_bad_configurations_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
