@@ -51,6 +51,7 @@ def collect(options: Collect) -> None:
 
 
 def _collect_world(options: Collect) -> None:
+    import jax
     import numpy as np
 
     from daag_jax.data.datasets import action_bounds, summary
@@ -62,8 +63,13 @@ def _collect_world(options: Collect) -> None:
     if not options.overwrite and path.exists():  # said before the work, not after
         raise FileExistsError(f"{path} exists; name another --out, or replace it: --overwrite.")
     env = worlds.make_world(options.world)
-    expert = worlds.make_expert(options.world, env)
-    episodes = demonstrations(env, expert, options.seed, options.episodes)
+    run = worlds.make_runner(options.world, env)
+    if run is None:
+        expert = worlds.make_expert(options.world, env)
+        episodes = demonstrations(env, expert, options.seed, options.episodes)
+    else:
+        made = jax.jit(run, static_argnums=1)(jax.random.key(options.seed), options.episodes)
+        episodes = jax.device_get(made)
     if options.clip_actions:
         clipped = np.clip(episodes.actions, *action_bounds(env.spec))
         episodes = episodes._replace(actions=clipped)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from daag_jax.envs.env import Env
 from daag_jax.envs.experts.expert import Expert
 from daag_jax.names import check_name
+from daag_jax.types import Episode, Key
 
 
 class World(NamedTuple):
@@ -24,6 +26,7 @@ class World(NamedTuple):
     config: str
     expert: str  # "module.function" in envs/experts
     changes: Mapping[str, Any] = {}
+    runner: str = ""  # "module.function(env, key, num)": data without a demonstrator's ends
 
 
 WORLDS: dict[str, World] = {
@@ -51,6 +54,7 @@ for _layout, _horizon in {"umaze": 300, "medium": 600, "large": 800}.items():
                 "ends_at_success": False,
                 "observes_goal": False,
             },
+            "maze.wander",
         )
 
 
@@ -72,5 +76,16 @@ def make_world(name: str, **changes: Any) -> Env:
 def make_expert(name: str, env: Env) -> Expert:
     """The demonstrator of a world made by :func:`make_world`."""
     check_name("world", name, WORLDS)
-    module, function = WORLDS[name].expert.split(".")
-    return getattr(importlib.import_module(f"daag_jax.envs.experts.{module}"), function)(env)
+    return _expert_function(WORLDS[name].expert)(env)
+
+
+def make_runner(name: str, env: Env) -> Callable[[Key, int], Episode] | None:
+    """``(key, num) -> runs`` of a world whose data are not demonstrations one by one; None elsewhere."""
+    check_name("world", name, WORLDS)
+    runner = WORLDS[name].runner
+    return partial(_expert_function(runner), env) if runner else None
+
+
+def _expert_function(path: str) -> Callable:
+    module, function = path.split(".")
+    return getattr(importlib.import_module(f"daag_jax.envs.experts.{module}"), function)

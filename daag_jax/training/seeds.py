@@ -51,6 +51,7 @@ def fit_seeds(
     states: State | None = None,
     validate: Callable[[State], jax.Array] | None = None,
     validate_every: int = 100,
+    in_turn: bool = False,
     name: str = "train",
     progress: bool = True,
 ) -> Trained:
@@ -60,12 +61,15 @@ def fit_seeds(
         states: to start from, leading axis S; not consumed.  None starts from ``algorithm.init``.
         validate: early stopping: ``states -> losses [S]`` on data that are held out, every ``validate_every`` steps and
             at the end; each seed's state of the least loss is given back.
+        in_turn: one seed after the other inside the program: on a CPU 1.8 times faster for a U-Net, whose activations
+            stay in the cache, and slower for small MLPs.
 
     Raises:
         Diverged: a loss of a seed is not finite.
     """
     states = init_seeds(algorithm, seeds) if states is None else jax.tree.map(jnp.copy, states)
-    chunk, step, history = compile_steps(algorithm, sampler, roots_of(seeds)), 0, []
+    chunk = compile_steps(algorithm, sampler, roots_of(seeds), in_turn)
+    step, history = 0, []
     period = validate_every if validate is not None else steps
     stride = min(period, max(1, steps // 20))
     best, least = jax.tree.map(jnp.copy, states), jnp.full(len(seeds), jnp.inf)
@@ -97,7 +101,9 @@ def better(
     return jax.tree.map(pick, states, best), jnp.minimum(found, least)
 
 
-def compile_steps(algorithm: Algorithm, sampler: Sampler, roots: jax.Array) -> Callable:
+def compile_steps(
+    algorithm: Algorithm, sampler: Sampler, roots: jax.Array, in_turn: bool = False
+) -> Callable:
     """``(data, states, start, stop) -> (states, means of the metrics [S])``, compiled once."""
 
     def run(data: Any, state: State, root: jax.Array, start: jax.Array, stop: jax.Array) -> Any:
@@ -113,7 +119,11 @@ def compile_steps(algorithm: Algorithm, sampler: Sampler, roots: jax.Array) -> C
         state, sums = jax.lax.fori_loop(start, stop, one, (state, sums))
         return state, {k: v / (stop - start) for k, v in sums.items()}
 
-    over_seeds = jax.vmap(run, in_axes=(None, 0, 0, None, None))
+    def mapped(data: Any, states: State, roots: jax.Array, start: Any, stop: Any) -> Any:
+        one = lambda pair: run(data, *pair, start, stop)
+        return jax.lax.map(one, (states, roots))
+
+    over_seeds = mapped if in_turn else jax.vmap(run, in_axes=(None, 0, 0, None, None))
     compiled = jax.jit(over_seeds, donate_argnums=(1,))
     return lambda data, states, start, stop: compiled(data, states, roots, start, stop)
 

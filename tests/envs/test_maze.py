@@ -6,12 +6,12 @@ import mujoco
 import numpy as np
 import pytest
 
-from daag_jax.envs.experts.maze import next_cells, waypoints
+from daag_jax.envs.experts.maze import next_cells, straight, wander, waypoints
 from daag_jax.envs.physics import Physics
 from daag_jax.envs.point_mass import MASS, MAX_SPEED, PointMass, mjcf
 from daag_jax.envs.tasks.maze import LAYOUTS, Maze, MazeConfig, walls_of
 from daag_jax.envs.worlds import make_world
-from daag_jax.evaluation.outcomes import attempts, demonstrations
+from daag_jax.evaluation.outcomes import attempts, demonstrations, evaluate_policy
 
 
 def pushed(walls: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -120,6 +120,67 @@ def test_the_same_seed_gives_the_same_demonstrations():
     one, two = (demonstrations(env, waypoints(env), 3, 4, 8) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert not np.array_equal(one.actions, demonstrations(env, waypoints(env), 4, 4, 8).actions)
+
+
+D4RL = {  # returns: random policy, stale controller, correct one (specs/survey.md sections 0.1 and 4.1)
+    "umaze": (23.85, 161.86, 224.4),
+    "medium": (13.13, 277.39, 419.5),
+    "large": (6.7, 273.99, 548.6),
+}
+
+
+def returns_of(world: Maze, name: str, num: int) -> np.ndarray:
+    """Returns of a controller, or of random actions."""
+    if name == "random":
+        shape = (num, 1, 2)
+        act = lambda policy, context, key: jax.random.uniform(key, shape, minval=-1, maxval=1)
+        run = lambda key: evaluate_policy(world, act, (), key, num).returns
+    else:
+        never = lambda memory, state: jnp.zeros((), bool)
+        expert = {"straight": straight, "waypoints": lambda env: waypoints(env, 0.0)}[name](world)
+        expert = expert._replace(is_finished=never, max_steps=world.horizon)
+        run = lambda key: jnp.sum(attempts(world, expert, key, num).rewards, axis=1)
+    return np.asarray(jax.jit(run)(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("layout", ["umaze", pytest.param("large", marks=pytest.mark.slow)])
+def test_d4rls_controllers_are_paid_what_they_are_there(layout):
+    world = make_world(f"maze2d-{layout}-v1")
+    for name, published, share in zip(
+        ("straight", "waypoints"), D4RL[layout][1:], (0.1, 0.03), strict=True
+    ):
+        found = returns_of(world, name, 300)
+        error = found.std() / 300**0.5
+        assert abs(found.mean() - published) < max(3 * error, share * published)
+
+
+def test_d4rls_worlds_show_no_goal_and_last_their_horizon():
+    world = make_world("maze2d-umaze-v1")
+    assert (world.spec.observation_dim, world.spec.task_dim, world.horizon) == (4, 2, 300)
+    state = jax.jit(world.reset)(jax.random.key(0))
+    cell = np.argwhere(np.array([list(row) for row in LAYOUTS["umaze"]]) == "G")[0]
+    assert np.all(np.abs(state.info["goal"] - cell) <= 0.11)
+    there = state.replace(
+        pipeline_state=state.pipeline_state._replace(qpos=state.info["goal"], qvel=jnp.zeros(2))
+    )
+    after = jax.jit(world.step)(there, jnp.zeros(2))
+    assert after.reward == 1 and after.done == 0
+
+
+def test_runs_go_from_goal_to_goal_without_an_end():
+    world = make_world("maze2d-umaze-v1")
+    runs = jax.device_get(jax.jit(lambda key: wander(world, key, 8, 600))(jax.random.key(1)))
+    assert runs.actions.shape == (8, 600, 2) and np.all(runs.length == 600)
+    position = runs.observations[..., :2]
+    assert np.linalg.norm(np.diff(position, axis=1), axis=-1).max() < 0.08  # no reset
+    cells = {tuple(cell) for cell in np.round(position.reshape(-1, 2)).astype(int)}
+    assert cells == {tuple(cell) for cell in np.argwhere(~world.walls)}
+    paid = np.linalg.norm(position[:, 1:] - np.array([1.0, 1.0]), axis=-1)
+    assert (
+        set(np.unique(runs.rewards)) == {0.0, 1.0} and runs.rewards.mean() < 0.3 and paid.min() < 1
+    )
+    with pytest.raises(ValueError, match="observes_goal=True would show the goals"):
+        wander(make_world("maze2d-umaze-v1", observes_goal=True), jax.random.key(0), 1, 2)
 
 
 def test_what_does_not_fit_is_refused():

@@ -22,8 +22,10 @@ def draw(data, key, n):
 DATA = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (100, 3)), jnp.float32)
 
 
-def test_a_seed_learns_what_fit_learns():
-    trained = fit_seeds(ALGORITHM, Sampler(DATA, draw), 30, (4, 7), progress=False)
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_seed_learns_what_fit_learns(in_turn):
+    sampler = Sampler(DATA, draw)
+    trained = fit_seeds(ALGORITHM, sampler, 30, (4, 7), in_turn=in_turn, progress=False)
     alone = fit(ALGORITHM, Sampler(DATA, draw), FitConfig(30, seed=7, progress=False))
     for a, b in zip(jax.tree.leaves(trained.states), jax.tree.leaves(alone.state), strict=True):
         np.testing.assert_allclose(a[1], b, atol=1e-5)

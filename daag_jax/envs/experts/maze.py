@@ -25,6 +25,7 @@ from daag_jax.types import Episode, Key
 
 POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0
 ACTION_NOISE = 0.5
+RUN_STEPS = 4000  # of one run from goal to goal
 MAX_SHIFT = 0.2  # of a waypoint [m]
 REACHED = 0.1  # [m]
 MIN_STEPS, MAX_STEPS = 76, 599
@@ -99,7 +100,7 @@ def straight(env: Maze) -> Expert:
     return Expert(lambda state, key: (), act, never, env.horizon)
 
 
-def wander(env: Maze, key: Key, num: int, steps: int, noise: float = 0.0) -> Episode:
+def wander(env: Maze, key: Key, num: int, steps: int = RUN_STEPS, noise: float = 0.0) -> Episode:
     """``num`` runs of ``steps`` steps from one random goal to the next, as D4RL's Maze2D data are made.
 
     A new goal is drawn within 0.1 m of the last one's cell, or when it was not reached within ``env.horizon`` steps;
@@ -124,9 +125,9 @@ def wander(env: Maze, key: Key, num: int, steps: int, noise: float = 0.0) -> Epi
     def toward(state: State, goal: Array) -> State:
         return state.replace(info={**state.info, "goal": goal})
 
-    def step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
+    def step(carry: tuple, n: Array, key: Key) -> tuple[tuple, tuple]:
         state, goal, route, age = carry
-        act_key, goal_key = jax.random.split(key)
+        act_key, goal_key = jax.random.split(jax.random.fold_in(key, n))
         action, route = expert.act(route, toward(state, goal), act_key)
         after = env.step(state, action)
         is_over = expert.is_finished(route, after) | (age + 1 >= env.horizon)
@@ -142,7 +143,8 @@ def wander(env: Maze, key: Key, num: int, steps: int, noise: float = 0.0) -> Epi
         state = env.reset(reset_key)
         goal, route = heading(state, start_key)
         carry = (state, goal, route, jnp.zeros((), jnp.int32))
-        return state, jax.lax.scan(step, carry, jax.random.split(step_key, steps))[1]
+        walk = lambda carry, n: step(carry, n, step_key)
+        return state, jax.lax.scan(walk, carry, jnp.arange(steps))[1]
 
     split = lambda key: jax.random.split(key, num)
     state, (observations, actions, rewards) = jax.vmap(one)(

@@ -1,0 +1,1 @@
+"""Planning by diffusion on Maze2D: tables, sweeps and pictures."""

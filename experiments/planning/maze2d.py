@@ -1,0 +1,71 @@
+"""Maze2D and Multi2D: what Diffuser scores, by the protocol that draws and follows its plans (specs/survey.md 4.1).
+
+    python -m experiments.planning.maze2d                    # two CPU cores: hours; states are kept
+    python -m experiments.planning.maze2d --preset smoke     # a minute or two
+
+The score is D4RL's: 0 for a random policy, 100 for its reference controller, which from its second episode on steers
+at the goal whatever stands between (a correct one has about 145, 154, 203).  The low-level follower is a part of every
+protocol, for it does much of the work.  Levels to pass, as recalled: Diffuser 113.9, 121.5, 123.0 (Multi2D 128.9,
+127.2, 132.1), Hierarchical Diffuser 128, 136, 156.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from daag_jax.evaluation.studies import rows_of
+from experiments.planning import mazes
+from experiments.records import write_study
+
+BASELINE = "one plan, pd"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured; without seeds, those of the preset."""
+
+    preset: Literal["paper", "cpu", "smoke"] = "cpu"
+    layouts: tuple[str, ...] = ("umaze", "medium", "large")
+    families: tuple[str, ...] = mazes.FAMILIES
+    protocols: tuple[str, ...] = tuple(mazes.PROTOCOLS)
+    seeds: tuple[int, ...] = ()
+    directory: str = "runs/experiments/planning"
+
+
+def main(config: Config) -> dict:
+    """Trains (or reads) every layout's planner and scores it; returns what ``results.json`` holds under "details"."""
+    directory = Path(config.directory) / config.preset
+    rows, details = [], {}
+    for layout in config.layouts:
+        loaded = mazes.load(layout, config.preset, directory)
+        seeds = config.seeds or tuple(range(loaded.sizes.seeds))
+        began = time.monotonic()
+        states = mazes.trained(loaded, seeds, directory)
+        seconds = time.monotonic() - began
+        for family in config.families:
+            best = mazes.controller_returns(layout, family)
+            found = {}
+            for name in config.protocols:
+                planned = mazes.evaluate(loaded, states, family, mazes.PROTOCOLS[name], seeds)
+                found[name] = mazes.facts(loaded, planned)
+                told = {k: v for k, v in found[name].items() if k != "scores"}
+                print(f"{family}-{layout}, {name}: {found[name]['scores']} {told}", flush=True)
+            scores = {name: {"": one["scores"]} for name, one in found.items()}
+            rows += rows_of(f"{family}-{layout}", scores, BASELINE, "normalized score")
+            details[f"{family}-{layout}"] = {
+                "controller": best,
+                "updates": loaded.sizes.updates,
+                "training seconds": seconds,
+                "protocols": found,
+            }
+    write_study(rows, "Diffuser on Maze2D", directory / "maze2d", BASELINE, {"details": details})
+    return details
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

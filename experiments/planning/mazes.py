@@ -1,0 +1,205 @@
+"""Diffuser on D4RL's mazes: data, sizes, training of all seeds as one program, and scores of protocols.
+
+``paper`` holds the release's sizes (every state of 128, 256, 384); ``cpu`` fits two cores: 32 states that are 4, 8, 12
+steps apart, a small network; ``smoke`` shows that everything runs.  Data are made by D4RL's controller
+(``envs/experts/maze.py``), once, and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from daag_jax.algorithms.diffuser import DiffuserConfig, DiffuserState, diffuser, planner
+from daag_jax.algorithms.parts.combinators import normalized
+from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
+from daag_jax.data.disk import read_episodes, write_episodes
+from daag_jax.data.normalize import Stats, limits_of
+from daag_jax.data.windows import draw_windows, episode_data
+from daag_jax.envs.env import Env
+from daag_jax.envs.experts.maze import RUN_STEPS, wander, waypoints
+from daag_jax.envs.worlds import make_world
+from daag_jax.evaluation.outcomes import attempts
+from daag_jax.evaluation.plans import Planned, crosses, evaluate_planner
+from daag_jax.evaluation.scores import normalized_score
+from daag_jax.names import check_name
+from daag_jax.training import checkpoint
+from daag_jax.training.fit import Sampler
+from daag_jax.training.keys import key_at
+from daag_jax.training.seeds import fit_seeds, init_seeds, roots_of
+from daag_jax.types import Episode
+
+PRESETS = ("paper", "cpu", "smoke")
+FAMILIES = ("maze2d", "multi2d")
+POSITION, VELOCITY = (0, 1), (2, 3)  # of an observation
+DATA_SEED, EVALUATION_SEED = 0, 10_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Data, network and training of one preset."""
+
+    steps: int  # of the data
+    updates: int
+    batch: int
+    widths: tuple[int, ...]
+    learning_rate: float
+    decays: bool  # the rate falls to 0
+    stride: int
+    num_steps: int  # of diffusion
+    num_inference_steps: int
+    sampler: str
+    rests: bool  # learns from trajectories that stop somewhere
+    seeds: int = 5
+    episodes: int = 100  # of evaluation, per seed
+
+
+class Maze2D(NamedTuple):
+    """What distinguishes the layouts."""
+
+    horizon: int  # of a plan, in steps of the world
+    num_steps: int  # of diffusion in the release
+    data: int  # steps of D4RL's data
+    stride: int  # that leaves 32 states
+
+
+MAZES: dict[str, Maze2D] = {
+    "umaze": Maze2D(128, 64, 1_000_000, 4),
+    "medium": Maze2D(256, 256, 2_000_000, 8),
+    "large": Maze2D(384, 256, 4_000_000, 12),
+}
+
+
+class Protocol(NamedTuple):
+    """How plans are drawn and followed; ``drawing`` are changes of the configuration's."""
+
+    follower: str
+    drawing: Mapping[str, Any]
+
+
+ONCE = 10_000  # steps between two plans: longer than any episode
+PROTOCOLS: dict[str, Protocol] = {
+    "one plan, pd": Protocol("pd", {"execute": ONCE}),
+    "one plan, pursuit": Protocol("pursuit", {"execute": ONCE}),
+    "earliest of 16, pd": Protocol("pd", {"execute": ONCE, "candidates": 16}),
+    "every 100 steps, pd": Protocol("pd", {"execute": 100}),
+}
+
+
+class Loaded(NamedTuple):
+    """A maze that is ready: the world, its data, their statistics, and the learner's configuration."""
+
+    layout: str
+    sizes: Sizes
+    env: Env
+    episodes: Episode
+    stats: Stats
+    config: DiffuserConfig
+
+
+def sizes_of(layout: str, preset: str) -> Sizes:
+    """The sizes of a preset."""
+    maze = MAZES[layout]
+    if preset == "paper":
+        updates, batch, widths = 2_000_000, 32, (32, 128, 256)
+        drawing = maze.num_steps, maze.num_steps, "ddpm"
+        return Sizes(maze.data, updates, batch, widths, 2e-4, False, 1, *drawing, False)
+    few = Sizes(400_000, 5000, 32, (16, 32, 64), 1e-3, True, maze.stride, 64, 10, "ddim", True)
+    if preset == "smoke":
+        return replace(few, steps=8000, updates=40, widths=(8, 16), seeds=2, episodes=4)
+    return few
+
+
+def load(layout: str, preset: str, directory: str | Path) -> Loaded:
+    """Makes or reads the data; raises ValueError for an unknown layout or preset."""
+    check_name("layout", layout, MAZES)
+    check_name("preset", preset, PRESETS)
+    sizes, env = sizes_of(layout, preset), make_world(f"maze2d-{layout}-v1")
+    path = Path(directory) / f"{layout}-{sizes.steps}.safetensors"
+    if not path.is_file():
+        num = sizes.steps // RUN_STEPS
+        made = jax.jit(lambda key: wander(env, key, num))(jax.random.key(DATA_SEED))
+        write_episodes(path, jax.device_get(made))
+    episodes = read_episodes(path)[0]
+    form = TrajectoryConfig(
+        MAZES[layout].horizon, sizes.stride, POSITION, VELOCITY, sizes.rests, not sizes.rests
+    )
+    config = DiffuserConfig(
+        form,
+        DrawingConfig(sizes.sampler, sizes.num_inference_steps),
+        widths=sizes.widths,
+        num_steps=sizes.num_steps,
+        learning_rate=sizes.learning_rate,
+        decay_steps=sizes.updates if sizes.decays else 0,
+        select="arrival",
+    )
+    return Loaded(layout, sizes, env, episodes, limits_of(episodes, POSITION), config)
+
+
+def trained(loaded: Loaded, seeds: Sequence[int], directory: str | Path) -> DiffuserState:
+    """The states after training, leading axis S; from disk where an earlier call left them."""
+    algorithm = normalized(diffuser(loaded.config, loaded.env.spec), loaded.stats)
+    mark = repr((loaded.layout, loaded.sizes, loaded.config, tuple(seeds)))
+    folder = Path(directory) / "models" / hashlib.sha256(mark.encode()).hexdigest()[:16]
+    if checkpoint.latest(folder) is not None:
+        return checkpoint.restore(folder, init_seeds(algorithm, seeds)).state
+    data = jax.tree.map(jnp.asarray, episode_data(loaded.episodes, algorithm.window))
+    draw = lambda data, key, n: draw_windows(data, algorithm.window, loaded.sizes.batch, key)
+    found = fit_seeds(
+        algorithm,
+        Sampler(data, draw),
+        loaded.sizes.updates,
+        seeds,
+        in_turn=jax.default_backend() == "cpu",
+        name=f"diffuser, {loaded.layout}",
+    )
+    checkpoint.save(folder, loaded.sizes.updates, found.states)
+    return found.states
+
+
+def evaluate(
+    loaded: Loaded, states: DiffuserState, family: str, protocol: Protocol, seeds: Sequence[int]
+) -> Planned:
+    """What became of every seed's episodes, leading axes S, B; seed s has the same episodes in every protocol."""
+    check_name("family", family, FAMILIES)
+    world = make_world(f"{family}-{loaded.layout}-v1")
+    drawing = replace(loaded.config.drawing, **protocol.drawing)
+    config = replace(loaded.config, drawing=drawing)
+    made = planner(config, world.spec, protocol.follower, loaded.stats)
+    one = lambda state, root: evaluate_planner(
+        world, made, state, key_at(root, "evaluate", 0), loaded.sizes.episodes
+    )
+    # one seed after the other: plans of all episodes fill the machine
+    run = jax.jit(lambda inputs: jax.lax.map(lambda pair: one(*pair), inputs))
+    roots = roots_of([seed + EVALUATION_SEED for seed in seeds])
+    return jax.device_get(run((states, roots)))
+
+
+def controller_returns(layout: str, family: str, num: int = 200) -> float:
+    """The mean return of D4RL's controller on its way through the maze, kept to its goal until the end."""
+    world = make_world(f"{family}-{layout}-v1")
+    never = lambda memory, state: jnp.zeros((), bool)
+    expert = waypoints(world, 0.0)._replace(is_finished=never, max_steps=world.horizon)
+    run = jax.jit(lambda key: jnp.mean(jnp.sum(attempts(world, expert, key, num).rewards, axis=1)))
+    return float(run(jax.random.key(EVALUATION_SEED)))
+
+
+def facts(loaded: Loaded, found: Planned) -> dict[str, Any]:
+    """Of a protocol: scores on D4RL's scale (one per seed), success, and shares of plans."""
+    returns = np.mean(found.outcomes.returns, axis=1)
+    paths = jnp.asarray(found.plan.observations[..., list(POSITION)])
+    through = jax.vmap(lambda path: crosses(loaded.env.walls, path))(paths)
+    return {
+        "scores": [float(normalized_score(f"maze2d-{loaded.layout}", x)) for x in returns],
+        "returns": returns.tolist(),
+        "success": float(np.mean(found.outcomes.success)),
+        "crosses": float(np.mean(through)),
+        "possible": float(np.mean(found.plan.is_possible)),
+    }

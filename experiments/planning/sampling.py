@@ -1,0 +1,112 @@
+"""What drawing a plan costs and what it is worth: steps, samplers, candidates, starting warm (specs/survey.md 4.3).
+
+    python -m experiments.planning.sampling                    # after maze2d, whose states it uses
+    python -m experiments.planning.sampling --preset smoke     # a minute or two
+
+Scores are D4RL's, by the PD follower, with a plan every 100 steps; "plans per second" is of one batch of as many
+worlds as there are episodes, on this machine, compiled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import tyro
+
+from daag_jax.algorithms.diffuser import DiffuserState, planner
+from daag_jax.envs.worlds import make_world
+from daag_jax.evaluation.outcomes import context_of
+from daag_jax.evaluation.studies import rows_of
+from experiments.planning import mazes
+from experiments.planning.mazes import Protocol
+from experiments.records import write_study
+
+BASELINE = "ddim, 10 steps"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is varied; without seeds, those of the preset."""
+
+    preset: Literal["paper", "cpu", "smoke"] = "cpu"
+    layouts: tuple[str, ...] = ("umaze",)
+    family: str = "multi2d"
+    steps: tuple[int, ...] = (1, 2, 5, 10, 20)
+    candidates: tuple[int, ...] = (4, 16, 64)
+    warm_times: tuple[float, ...] = (0.3, 0.6)
+    every: int = 100  # steps of the world between two plans
+    seeds: tuple[int, ...] = ()
+    directory: str = "runs/experiments/planning"
+
+
+def protocols(config: Config) -> dict[str, Protocol]:
+    """The arms, by what they change."""
+    pd = lambda **drawing: Protocol("pd", {"execute": config.every, **drawing})
+    ddim = lambda num, **more: pd(sampler="ddim", num_inference_steps=num, **more)
+    return (
+        {f"ddim, {num} step{'s' * (num > 1)}": ddim(num) for num in config.steps}
+        | {BASELINE: ddim(10)}
+        | {"dpm_solver_2m, 5 steps": pd(sampler="dpm_solver_2m", num_inference_steps=5)}
+        | {"ddpm, 64 steps": pd(sampler="ddpm", num_inference_steps=64)}
+        | {f"earliest of {num}": ddim(10, candidates=num) for num in config.candidates}
+        | {f"warm from {warm:g}": ddim(10, warm_time=warm) for warm in config.warm_times}
+    )
+
+
+def plans_per_second(
+    loaded: mazes.Loaded, states: DiffuserState, family: str, protocol: Protocol, rounds: int = 3
+) -> float:
+    """First plans of ``sizes.episodes`` worlds at once, the best of some rounds."""
+    world, num = make_world(f"{family}-{loaded.layout}-v1"), loaded.sizes.episodes
+    drawing = replace(loaded.config.drawing, **protocol.drawing)
+    config = replace(loaded.config, drawing=drawing)
+    made = planner(config, world.spec, protocol.follower, loaded.stats)
+    state = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), num))
+    context, first = (
+        context_of(world, state, state.obs[:, None]),
+        jax.tree.map(lambda x: x[0], states),
+    )
+    run = jax.jit(lambda policy, context, key: made.plan(policy, context, None, key))
+    seconds = []
+    for key in jax.random.split(jax.random.key(1), rounds + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(run(first, context, key))
+        seconds.append(time.perf_counter() - began)
+    return num / min(seconds[1:])
+
+
+def scored(
+    loaded: mazes.Loaded, states: DiffuserState, seeds: Sequence[int], config: Config
+) -> dict:
+    """Facts of every arm."""
+    found = {}
+    for name, protocol in protocols(config).items():
+        planned = mazes.evaluate(loaded, states, config.family, protocol, seeds)
+        rate = plans_per_second(loaded, states, config.family, protocol)
+        found[name] = mazes.facts(loaded, planned) | {"plans per second": rate}
+        print(f"{loaded.layout}, {name}: {found[name]}", flush=True)
+    return found
+
+
+def main(config: Config) -> dict:
+    """Scores every arm; returns what ``results.json`` holds under "details"."""
+    directory = Path(config.directory) / config.preset
+    rows, details = [], {}
+    for layout in config.layouts:
+        loaded = mazes.load(layout, config.preset, directory)
+        seeds = config.seeds or tuple(range(loaded.sizes.seeds))
+        states = mazes.trained(loaded, seeds, directory)
+        found = details[layout] = scored(loaded, states, seeds, config)
+        scores = {name: {"": one["scores"]} for name, one in found.items()}
+        rows += rows_of(f"{config.family}-{layout}", scores, BASELINE, "normalized score")
+    write_study(rows, "Drawing plans", directory / "sampling", BASELINE, {"details": details})
+    return details
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,50 @@
+"""What experiments leave behind: ``results.json`` with its provenance, the page that is drawn from it, and a table."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from daag_jax.evaluation import html
+from daag_jax.evaluation.studies import Row, cells, columns
+
+
+def provenance() -> dict[str, str]:
+    """What made a result: command, commit, device and versions."""
+    commit = ""
+    if shutil.which("git"):
+        asked = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    module = getattr(sys.modules["__main__"].__spec__, "name", "")
+    return {
+        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "commit": commit,
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+        "jax": jax.__version__,
+    }
+
+
+def write_study(
+    rows: Sequence[Row], title: str, folder: Path, baseline: str, details: Mapping[str, Any]
+) -> None:
+    """Prints the table and writes ``results.json`` and ``report.html``; ``details`` are kept beside the rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"title": title, "baseline": baseline, "rows": list(rows), "made": provenance()}
+    (folder / "results.json").write_text(json.dumps(content | dict(details), indent=1))
+    html.report_of_run(folder)
+    table = Table(*columns(baseline), title=title)
+    for row in rows:
+        table.add_row(*cells(row))
+    Console(width=120).print(table)
+    print(json.dumps([{k: v for k, v in row.items() if k != "scores"} for row in rows]))
