@@ -1,4 +1,4 @@
-"""Figures in one style: learning curves with bands, bars with intervals, similarity matrices.
+"""Figures in one style: learning curves with bands, bars with intervals, similarity matrices, paths in mazes.
 
 Every function returns a matplotlib ``Figure`` and reads no global state.  :func:`save` writes it; :func:`svg` gives
 it as text to stand inside a page.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -127,6 +127,50 @@ def matrix(
                 color = "black" if value > middle else "white"
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
         return figure
+
+
+def paths_in_maze(
+    walls: Bool[np.ndarray, "R C"],
+    groups: Mapping[str, tuple[Float[np.ndarray, "P H 2"], Float[np.ndarray, "P N 2"] | None]],
+    goals: Float[np.ndarray, "G P 2"],
+    title: str = "",
+) -> Figure:
+    """One maze per group: plans as points that darken with time, what was then walked as a line, the goal as a star.
+
+    Args:
+        groups: name -> (plans, walked paths or None), places (row, column) in cells.
+        goals: of every group.
+    """
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        rows, columns = walls.shape
+        size = (2.4 * len(groups) * columns / max(rows, columns) + 0.2, 2.6)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        for i, (name, (plans, walked)) in enumerate(groups.items()):
+            axes = figure.add_subplot(1, len(groups), i + 1)
+            axes.imshow(walls, cmap="Greys", vmin=0, vmax=2.2)
+            for k, plan in enumerate(plans):
+                if walked is not None:
+                    axes.plot(walked[k][:, 1], walked[k][:, 0], color=COLORS[4], lw=1.4, zorder=2)
+                age = np.linspace(0.0, 1.0, len(plan))
+                axes.scatter(plan[:, 1], plan[:, 0], c=age, cmap="viridis", s=9, zorder=3)
+                axes.plot(plan[0, 1], plan[0, 0], "o", color=COLORS[0], ms=6, zorder=4)
+                goal = goals[i][k]
+                axes.plot(goal[1], goal[0], "*", color=COLORS[1], ms=11, zorder=4)
+            axes.set(title=name, xticks=[], yticks=[])
+            axes.title.set_fontsize(9)
+            axes.spines[:].set_visible(False)
+        return figure
+
+
+def pixels(figure: Figure, dpi: int = 110) -> UInt8[np.ndarray, "H W 3"]:
+    """A figure as an image."""
+    with matplotlib.rc_context(STYLE):
+        figure.set_dpi(dpi)
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def save(figure: Figure, path: str | Path) -> Path:

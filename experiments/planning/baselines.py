@@ -1,0 +1,133 @@
+"""Model-free baselines on the planner's own data: what Maze2D's single goal gives without planning.
+
+    python -m experiments.planning.baselines                    # not measured
+    python -m experiments.planning.baselines --preset smoke     # a minute or two
+
+All learn from the transitions of ``experiments.planning.mazes`` with the rewards of the layout's one goal, at their
+published settings, observations standardised; ``updates`` are fewer than the published 1,000,000.  Expect scores far
+below the planner's: the controller that made the data passes the goal on its way to others.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from daag_jax.algorithms import config_class, make
+from daag_jax.algorithms.bc import BcConfig
+from daag_jax.algorithms.decision_transformer import DecisionTransformerConfig
+from daag_jax.algorithms.parts.combinators import normalized
+from daag_jax.data.normalize import Stats, stats_of
+from daag_jax.data.windows import draw_windows, episode_data
+from daag_jax.evaluation.outcomes import evaluate_policy
+from daag_jax.evaluation.scores import normalized_score
+from daag_jax.evaluation.studies import rows_of
+from daag_jax.names import check_name
+from daag_jax.training.fit import Sampler
+from daag_jax.training.keys import key_at
+from daag_jax.training.seeds import fit_seeds, roots_of
+from daag_jax.types import Episode
+from experiments.planning import mazes
+from experiments.records import write_study
+
+METHODS = ("bc", "td3_bc", "iql", "cql", "awac", "decision_transformer")
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained; without seeds, those of the preset."""
+
+    preset: Literal["paper", "cpu", "smoke"] = "cpu"
+    layouts: tuple[str, ...] = ("umaze", "medium", "large")
+    methods: tuple[str, ...] = METHODS
+    updates: int = 0  # 0: 1,000,000 (paper), 20,000 (cpu), 30 (smoke)
+    seeds: tuple[int, ...] = ()
+    directory: str = "runs/experiments/planning"
+
+
+def settings(method: str, loaded: mazes.Loaded) -> Any:
+    """The published configuration; what a maze changes in it."""
+    check_name("method", method, METHODS)
+    if method == "bc":
+        return BcConfig()
+    if method == "decision_transformer":
+        returns = np.sum(cut(loaded.episodes, loaded.env.horizon).rewards, axis=1)
+        best = max(float(np.quantile(returns, 0.99)), 1.0)
+        return DecisionTransformerConfig(target_return=best, return_scale=best)
+    return config_class(method)()
+
+
+def cut(episodes: Episode, length: int) -> Episode:
+    """Runs as episodes of a length, without overlap; what is left over at their ends is dropped."""
+    num, steps = episodes.actions.shape[0], episodes.actions.shape[1]
+    starts = np.arange(0, steps - length + 1, length)
+    piece = lambda values, size: np.concatenate([values[:, s : s + size] for s in starts])
+    return Episode(
+        piece(episodes.observations, length + 1),
+        piece(episodes.images, length + 1),
+        piece(episodes.actions, length),
+        piece(episodes.rewards, length),
+        np.full(num * len(starts), length, np.int32),
+    )
+
+
+def score(
+    method: str, loaded: mazes.Loaded, seeds: tuple[int, ...], updates: int
+) -> tuple[list[float], float]:
+    """Normalised scores, one per seed, and the seconds of training."""
+    spec = loaded.env.spec._replace(task_dim=0)  # there is one goal
+    stats = Stats(*stats_of(loaded.episodes)[:2])
+    algorithm = normalized(make(method, settings(method, loaded), spec), stats)
+    episodes = loaded.episodes  # returns to go are those of an episode, not of a run
+    if method == "decision_transformer":
+        episodes = cut(episodes, loaded.env.horizon)
+    data = jax.tree.map(jnp.asarray, episode_data(episodes, algorithm.window))
+    draw = lambda data, key, n: draw_windows(data, algorithm.window, BATCH, key)
+    began = time.monotonic()
+    name = f"{method}, {loaded.layout}"
+    states = fit_seeds(algorithm, Sampler(data, draw), updates, seeds, name=name).states
+    seconds = time.monotonic() - began
+    one = lambda state, root: evaluate_policy(
+        loaded.env,
+        algorithm.act,
+        state,
+        key_at(root, "evaluate", 0),
+        loaded.sizes.episodes,
+        algorithm.window,
+    )
+    roots = roots_of([seed + mazes.EVALUATION_SEED for seed in seeds])
+    returns = jax.device_get(jax.jit(jax.vmap(one))(states, roots)).returns
+    scores = normalized_score(f"maze2d-{loaded.layout}", np.mean(returns, axis=1))
+    return [float(x) for x in scores], seconds
+
+
+def main(config: Config) -> dict:
+    """Trains and scores every method; returns what ``results.json`` holds under "details"."""
+    directory = Path(config.directory) / config.preset
+    updates = config.updates or {"paper": 1_000_000, "cpu": 20_000, "smoke": 30}[config.preset]
+    rows, details = [], {}
+    for layout in config.layouts:
+        loaded = mazes.load(layout, config.preset, directory)
+        seeds = config.seeds or tuple(range(loaded.sizes.seeds))
+        scores = {}
+        for method in config.methods:
+            found, seconds = score(method, loaded, seeds, updates)
+            scores[method] = {"": found}
+            details[f"{layout}, {method}"] = {"updates": updates, "training seconds": seconds}
+            print(f"maze2d-{layout}, {method}: {found}", flush=True)
+        rows += rows_of(f"maze2d-{layout}", scores, config.methods[0], "normalized score")
+    folder = directory / "baselines"
+    write_study(rows, "Without planning", folder, config.methods[0], {"details": details})
+    return details
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
