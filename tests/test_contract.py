@@ -78,6 +78,10 @@ def denoising(random: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
+def transition(random: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"task": task(random), "terminal": random.random((BATCH, 2)) < 0.5}
+
+
 def captioned(random: np.random.Generator) -> dict[str, np.ndarray]:
     return {
         "image": frames(random),
@@ -152,6 +156,22 @@ CASES: dict[str, Case] = {
         },
         (STATES,),
         lambda random: {"task": task(random)},
+    ),
+    "td3_bc": Case({"hidden_dims": (8,), "actor_every": 1}, (STATES,), transition),
+    "iql": Case({"hidden_dims": (8,)}, (STATES,), transition),
+    "cql": Case(
+        {"hidden_dims": (8,), "actor_dims": (8,), "num_actions": 2, "action_gap": 1.0},
+        (STATES,),
+        transition,
+    ),
+    "awac": Case({"hidden_dims": (8,), "actor_dims": (8,)}, (STATES,), transition),
+    "decision_transformer": Case(
+        {"history": 3, "width": 8, "depth": 1, "num_heads": 2, "warmup_steps": 2},
+        (STATES,),
+        lambda random: {
+            "task": task(random),
+            "returns": random.normal(size=(BATCH, 3)).astype(np.float32),
+        },
     ),
     "self_imitation": Case(
         {"hidden_dims": (8,), "width": 4, "history": 1, "binary_dims": (1,), "shift": 1},

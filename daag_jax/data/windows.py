@@ -34,7 +34,12 @@ def episode_data(episodes: Episode, window: Window, discount: float = 1.0) -> di
         "actions": np.asarray(episodes.actions, np.float32),
         "rewards": np.asarray(episodes.rewards, np.float32),
     }
-    known = {"image": episodes.images, "returns": None, "task": episodes.extras.get("task")}
+    known = {
+        "image": episodes.images,
+        "returns": None,
+        "task": episodes.extras.get("task"),
+        "terminal": terminals(episodes),
+    }
     for field in window.fields:
         if field not in known or (field == "task" and known[field] is None):
             raise ValueError(
@@ -43,6 +48,24 @@ def episode_data(episodes: Episode, window: Window, discount: float = 1.0) -> di
             )
         data[field] = returns(data["rewards"], discount) if field == "returns" else known[field]
     return data
+
+
+def terminals(episodes: Episode) -> np.ndarray:
+    """Which steps [B, T] end their episode for good: a time limit does not.
+
+    They are ``extras["terminal"]`` [B, T], or the last steps of the episodes that ``terminated`` [B]; or none.
+    """
+    shape = np.asarray(episodes.rewards).shape
+    if "terminal" in episodes.extras:
+        found = np.asarray(episodes.extras["terminal"], bool)
+        if found.shape != shape:
+            raise ValueError(
+                f'extras["terminal"] has shape {found.shape}; give one per step, {shape}.'
+            )
+        return found
+    is_last = np.arange(shape[1])[None] == np.asarray(episodes.length)[:, None] - 1
+    terminated = np.asarray(episodes.extras.get("terminated", np.zeros(shape[0])), bool)
+    return is_last & terminated[:, None]
 
 
 def returns(rewards: np.ndarray, discount: float) -> np.ndarray:
@@ -62,7 +85,7 @@ def draw_windows(data: dict[str, Any], window: Window, batch: int, key: Key) -> 
     last = data["length"][episode][:, None] - 1
     mask, step = step <= last, jnp.clip(step, 0, last)
     take = lambda values: values[episode[:, None], step]
-    extras = {name: take(data[name]) for name in ("image", "returns") if name in data}
+    extras = {name: take(data[name]) for name in ("image", "returns", "terminal") if name in data}
     if "task" in data:
         extras["task"] = data["task"][episode]
     return Batch(

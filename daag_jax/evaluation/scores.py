@@ -14,6 +14,18 @@ import numpy as np
 from jaxtyping import Float
 from rliable import library, metrics
 
+from daag_jax.names import check_name
+
+# mean returns of D4RL's random policy and of its reference (Fu et al. 2020, d4rl/infos.py; maze2d in its v1)
+D4RL_RETURNS = {
+    "maze2d-umaze": (23.85, 161.86),
+    "maze2d-medium": (13.13, 277.39),
+    "maze2d-large": (6.7, 273.99),
+    "halfcheetah": (-280.18, 12135.0),
+    "hopper": (-20.27, 3234.3),
+    "walker2d": (1.63, 4592.3),
+}
+
 
 class Estimate(NamedTuple):
     """A number and its 95 % interval."""
@@ -66,6 +78,21 @@ def paired_difference(
     return Estimate(
         float(point["difference"][0]), *(float(x) for x in interval["difference"][:, 0])
     )
+
+
+def normalized_score(
+    name: str, returns: float | Float[np.ndarray, "*S"]
+) -> float | Float[np.ndarray, "*S"]:
+    """D4RL's score of undiscounted returns: 0 is a random policy, 100 the reference (which is not the best).
+
+    On Maze2D a correct controller scores 145 to 203 (specs/survey.md section 0.1).
+
+    Raises:
+        ValueError: the name is unknown (the message gives the nearest).
+    """
+    low, high = D4RL_RETURNS[check_name("reference of a score", name, D4RL_RETURNS)]
+    score = 100.0 * (np.asarray(returns, np.float64) - low) / (high - low)
+    return score if score.ndim else float(score)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
-"""A transformer that denoises sequences of actions: the decoder of Diffusion Policy (Chi et al. 2023, section III-A).
+"""Transformers: one that denoises sequences of actions, and one that reads a sequence as it comes.
 
-Actions are tokens; the embedded time and K observed steps are the memory that they attend to.  A block is
+DenoisingTransformer   the decoder of Diffusion Policy (Chi et al. 2023, section III-A)
+CausalTransformer      GPT's, of Decision Transformer (Chen et al. 2021): no token reads a later one
+
+In the first, actions are tokens; the embedded time and K observed steps are the memory that they attend to.  A block is
 
     x + attend(x, x);   x + attend(x, memory);   x + Dense(gelu(Dense(x)))      each behind a LayerNorm
 
@@ -14,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from daag_jax.networks.embeddings import TimeEmbedding
 
@@ -97,3 +100,47 @@ def causal_masks(horizon: int, history: int) -> tuple[np.ndarray, np.ndarray]:
     action, step = np.arange(horizon)[:, None], np.arange(1 + history)[None]
     among, across = np.arange(horizon)[None] <= action, step - 1 <= action
     return among[None, None], across[None, None]
+
+
+class CausalTransformer(nn.Module):
+    """Tokens to tokens: each reads itself and what is real of those before it."""
+
+    depth: int = 3
+    num_heads: int = 1
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N W"], is_real: Bool[Array, "B N"], is_training: bool = False
+    ) -> Float[Array, "B N W"]:
+        num = x.shape[1]
+        before = np.tril(np.ones((num, num), bool))[None, None]
+        mask = before & (is_real[:, None, None, :] | np.eye(num, dtype=bool)[None, None])
+        x = nn.Dropout(self.dropout, deterministic=not is_training)(x)
+        for i in range(self.depth):
+            block = CausalBlock(self.num_heads, self.dropout, name=f"block{i}")
+            x = block(x, mask, is_training)
+        return nn.LayerNorm(name="norm")(x)
+
+
+class CausalBlock(nn.Module):
+    """Attention among the tokens and a ReLU perceptron, each around an identity path."""
+
+    num_heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N W"], mask: Bool[Array, "B 1 N N"], is_training: bool
+    ) -> Float[Array, "B N W"]:
+        drop = nn.Dropout(self.dropout, deterministic=not is_training)
+        attend = nn.MultiHeadDotProductAttention(
+            self.num_heads,
+            dropout_rate=self.dropout,
+            deterministic=not is_training,
+            name="among",
+        )
+        y = nn.LayerNorm(name="norm0")(x)
+        x = x + drop(attend(y, y, mask=mask))
+        y = nn.Dense(4 * x.shape[-1], name="widen")(nn.LayerNorm(name="norm1")(x))
+        return x + drop(nn.Dense(x.shape[-1], name="narrow")(jax.nn.relu(y)))

@@ -9,6 +9,7 @@ from daag_jax.evaluation.scores import (
     Estimate,
     episodes_to,
     interquartile_mean,
+    normalized_score,
     paired_difference,
     success_rate,
 )
@@ -58,3 +59,14 @@ def test_the_crossing_of_a_threshold_is_interpolated():
     assert episodes_to(0.5, np.array([0.0, 1.0]), np.array([0.0, 10.0])) == 5.0
     assert episodes_to(0.5, np.array([0.0, 0.1]), np.array([0.0, 10.0])) == math.inf
     assert str(Estimate(0.5, 0.25, 0.75)) == "0.5 [0.25, 0.75]"
+
+
+def test_a_random_policy_scores_0_and_the_reference_100():
+    assert normalized_score("maze2d-umaze", 161.86) == 100.0
+    scores = normalized_score("hopper", np.array([-20.27, 3234.3, 1607.015]))
+    np.testing.assert_allclose(scores, [0.0, 100.0, 50.0], atol=1e-9)
+
+
+def test_an_unknown_reference_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="'maze2d-larg'; the nearest is 'maze2d-large'"):
+        normalized_score("maze2d-larg", 1.0)

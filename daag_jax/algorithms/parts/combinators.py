@@ -152,9 +152,11 @@ def standardize(x: Array, mean: Array | None, std: Array | None) -> Array:
 
 
 def standardized_context(context: Context, stats: Stats) -> Context:
-    """Observations, and the task where its statistics are known."""
+    """Observations, past actions, and the task where its statistics are known."""
     seen = standardize(context.observations, stats.observation_mean, stats.observation_std)
     extras = dict(context.extras)
+    if "actions" in extras:
+        extras["actions"] = standardize(extras["actions"], stats.action_mean, stats.action_std)
     if stats.task_mean is not None and "task" in extras:
         extras["task"] = standardize(extras["task"], stats.task_mean, stats.task_std)
     return Context(seen, extras)
