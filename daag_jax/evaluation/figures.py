@@ -143,8 +143,9 @@ def paths_in_maze(
     """
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         rows, columns = walls.shape
-        size = (2.4 * len(groups) * columns / max(rows, columns) + 0.2, 2.6)
-        figure = Figure(figsize=size, layout="constrained")
+        height = 2.4 * rows / max(rows, columns) + (0.6 if title else 0.35)
+        size = (2.4 * len(groups) * columns / max(rows, columns), height)
+        figure = Figure(figsize=size, layout="compressed")
         FigureCanvasAgg(figure)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
