@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -25,11 +26,15 @@ def provenance() -> dict[str, str]:
     if shutil.which("git"):
         asked = ["git", "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+        changed = ["git", "status", "--porcelain", "--untracked-files=no"]
+        if subprocess.run(changed, capture_output=True, text=True).stdout.strip():
+            commit += ", and changes"
     module = getattr(sys.modules["__main__"].__spec__, "name", "")
     return {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
         "commit": commit,
         "device": jax.devices()[0].device_kind,
+        "cores": str(os.cpu_count()),
         "machine": platform.machine(),
         "jax": jax.__version__,
     }

@@ -134,7 +134,7 @@ CASES: dict[str, Case] = {
     ),
     "diffuser": Case(
         {
-            "trajectory": TrajectoryConfig(4, 2, (0,), (1,), rests_at_goal=True),
+            "trajectory": TrajectoryConfig(4, 2, (0,), (1,)),
             "drawing": DrawingConfig(num_inference_steps=2, candidates=2, execute=3),
             "widths": (16,),
             "value_widths": (16,),

@@ -10,8 +10,13 @@ weight asks for the opposite.  All asks and the unconditional estimate are one c
 
     locomotion of the release   TrajectoryConfig(100, has_actions=False), conditions {"returns": 1}, weight 1.2
 
-Differs from the paper: the widths' ratio of the release, (1, 4, 8), is a choice here (``widths``); observations are
-normalised by the caller; a condition may be any of a batch's extras.
+Data must lie in [-1, 1], to which estimates are clipped.  Returns are from the window's first step to the end of the
+episode, with the discount of ``episode_data`` (the release: 0.99), divided by ``returns_scale``; those that a context
+names are in the world's units, too.
+
+Differs from the paper: observations are normalised by the caller, not by their distribution function; there is no
+history beside the present state, and no penalty of a termination; conditions are left out one by one, each with
+``dropout``; a condition is "returns", "task", or what a caller's own batches hold.
 """
 
 from __future__ import annotations
@@ -40,6 +45,9 @@ from daag_jax.algorithms.parts.trajectories import (
     TrajectoryConfig,
     arrival_score,
     check_dims,
+    check_drawing,
+    check_goal_units,
+    check_length,
     chosen,
     held,
     known_in,
@@ -54,7 +62,7 @@ from daag_jax.diffusion import guidance, losses, projections, samplers, schedule
 from daag_jax.diffusion.process import PARAMETERISATIONS, GaussianProcess
 from daag_jax.names import check_name
 from daag_jax.networks.mlp import Mlp
-from daag_jax.networks.unet1d import UNet1D, check_horizon, mish
+from daag_jax.networks.unet1d import UNet1D, mish
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
 
 Conditions = Mapping[str, Array]  # name -> [B, C]
@@ -77,10 +85,10 @@ class DecisionDiffuserConfig:
     drawing: DrawingConfig = field(
         default_factory=lambda: DrawingConfig(num_inference_steps=200, temperature=0.5)
     )
-    conditions: tuple[str, ...] = ("returns",)  # "returns" [B, T] of the window, or extras [B, C]
+    conditions: tuple[str, ...] = ("returns",)  # extras [B, C]; "returns" are [B, T]
     condition_dims: tuple[int, ...] = (1,)  # C of each
     returns_scale: float = 400.0  # returns are divided by it; Hopper
-    target_return: float = 0.9  # asked for where a context names none
+    target_return: float = 0.9  # asked for where a context names none; of ``returns_scale``
     weight: float = 1.2  # of what a context names
     dropout: float = 0.25
     widths: tuple[int, ...] = (128, 512, 1024)
@@ -108,7 +116,14 @@ class DecisionDiffuserConfig:
             raise ValueError(
                 f"dropout={self.dropout} must lie inside (0, 1): guidance needs both estimates; try 0.25."
             )
-        check_horizon(self.trajectory.length, len(self.widths))
+        if not self.conditions:
+            raise ValueError(
+                "conditions=() leave nothing to ask for; try ('returns',), or diffuser."
+            )
+        check_length(self.trajectory, len(self.widths))
+        check_drawing(self.drawing, self.trajectory, self.num_steps)
+        if self.drawing.candidates > 1 and not self.trajectory.goal_dims:
+            raise ValueError("candidates>1 are told apart by their arrival: name goal_dims.")
 
 
 class DecisionDiffuserState(NamedTuple):
@@ -237,6 +252,8 @@ def planner(
     Args:
         stats: of the ``normalized`` learner whose state is used.
     """
+    check_dims(config.trajectory, spec)
+    check_goal_units(config.trajectory, stats)
     inverse_net = inverse_of(config, spec)
 
     def inverse(state: DecisionDiffuserState, present: Array, wanted: Array) -> Array:
@@ -335,9 +352,10 @@ def conditions_of(config: DecisionDiffuserConfig, batch: Batch) -> Conditions:
 def named(config: DecisionDiffuserConfig, context: Context) -> Conditions:
     """The conditions that a context names, and the target return where it names none."""
     found = {name: context.extras[name] for name in config.conditions if name in context.extras}
-    if "returns" in config.conditions and "returns" not in found:
-        num = context.observations.shape[0]
-        found["returns"] = jnp.full((num, 1), config.target_return)
+    if "returns" in found:
+        found["returns"] = found["returns"].reshape(-1, 1) / config.returns_scale
+    elif "returns" in config.conditions:
+        found["returns"] = jnp.full((context.observations.shape[0], 1), config.target_return)
     return found
 
 

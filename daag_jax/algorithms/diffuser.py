@@ -12,8 +12,13 @@ A plan is a sample that starts at the present state and, where the task names a 
     Maze2D of the release   TrajectoryConfig(128, goal_dims=(0, 1), ..), one candidate, "pd" along the whole plan
     on a small machine      stride 4, 8, 12, so that 32 states span the horizon; DDIM in few steps; candidates
 
-Differs from the paper: the goal is held by its own dimensions (and rest, where ``velocity_dims`` are named); the
-network may be given every n-th state; betas and times are this library's cosine.
+Data must lie in [-1, 1], to which estimates are clipped (``clip``): ``normalized(diffuser(..), limits_of(episodes,
+goal_dims))``; the goal is then in those units, too.
+
+Differs from the paper: the goal is held by its own dimensions, and rest where ``rests_at_goal``, where the release
+holds a whole last state at rest; the network may be given every n-th state; V is of the window, not of the rest of the
+episode, and knows no penalty of a termination; the schedule is this library's cosine; the average of weights moves at
+every update.
 """
 
 from __future__ import annotations
@@ -41,6 +46,9 @@ from daag_jax.algorithms.parts.trajectories import (
     TrajectoryConfig,
     arrival_score,
     check_dims,
+    check_drawing,
+    check_goal_units,
+    check_length,
     chosen,
     dim_of,
     held,
@@ -54,7 +62,7 @@ from daag_jax.data.normalize import Stats
 from daag_jax.diffusion import guidance, losses, projections, samplers, schedules
 from daag_jax.diffusion.process import PARAMETERISATIONS, Denoise, GaussianProcess
 from daag_jax.names import check_name
-from daag_jax.networks.unet1d import TemporalValue, UNet1D, check_horizon
+from daag_jax.networks.unet1d import TemporalValue, UNet1D
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
 
 SELECTIONS = ("value", "arrival")
@@ -73,7 +81,8 @@ class DiffuserConfig:
     schedule: str = "cosine"
     num_steps: int = 64  # 64 for umaze, 256 for medium and large; locomotion 20
     parameterisation: str = "x0"
-    first_action_weight: float = 10.0  # of the loss; 1: none
+    clip: float = 1.0  # estimates stay within it; 0: no clip, as in the release on locomotion
+    first_action_weight: float = 1.0  # of the loss; 10 on locomotion
     learning_rate: float = 2e-4
     decay_steps: int = 0  # updates in which the rate falls to 0; 0: never
     ema_decay: float = 0.995
@@ -92,7 +101,12 @@ class DiffuserConfig:
         check_name("select", self.select, SELECTIONS)
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps} is not positive; try 64.")
-        check_horizon(self.trajectory.length, max(len(self.widths), len(self.value_widths)))
+        check_length(self.trajectory, max(len(self.widths), len(self.value_widths)))
+        check_drawing(self.drawing, self.trajectory, self.num_steps)
+        if self.value_widths and self.trajectory.rests_at_goal:
+            raise ValueError(
+                "value_widths and rests_at_goal=True: V would learn rewards of a way that was cut short."
+            )
         if (
             self.drawing.candidates > 1
             and self.select == "arrival"
@@ -204,6 +218,8 @@ def planner(
     """
     check_name("follower", follower, planning.FOLLOWERS[:3])
     form = config.trajectory
+    check_dims(form, spec)
+    check_goal_units(form, stats)
     position, velocity = position_dims or form.goal_dims, form.velocity_dims
     if follower == "actions":
         if not form.has_actions:
@@ -228,6 +244,7 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
     form, drawing = config.trajectory, config.drawing
     net, value_net = networks(config)
     process, num = process_of(config), drawing.candidates
+    first_time = 1.0 / config.num_steps  # the least that V has seen
 
     def make_plan(state: DiffuserState, context: Context, previous: Plan | None, key: Key) -> Plan:
         noise_key, sample_key = jax.random.split(key)
@@ -236,7 +253,9 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
         known = known_of(form, spec, present, goal)
         denoise = process.denoiser(lambda xt, time: net.apply(averaged(state.net), xt, time))
         is_known = known.is_known.astype(jnp.float32)
-        denoise = guidance.inpaint(guidance.clip(denoise), known.values, is_known)
+        if config.clip:
+            denoise = guidance.clip(denoise, -config.clip, config.clip)
+        denoise = guidance.inpaint(denoise, known.values, is_known)
         for guide in guides:
             denoise = guide(denoise)
         noise = jax.random.normal(noise_key, known.values.shape)
@@ -270,7 +289,7 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
 
     def score(state: DiffuserState, x: Array, goal: Array | None) -> Float[Array, "N"]:
         if config.select == "value" and config.value_widths:
-            return value_net.apply(averaged(state.value), x, jnp.zeros(x.shape[0]))
+            return value_net.apply(averaged(state.value), x, jnp.full(x.shape[0], first_time))
         return arrival_score(form, spec, drawing, x, goal)
 
     return make_plan

@@ -23,7 +23,7 @@ class Collect:
     world: tyro.conf.Positional[str] = "rgb_stacking"
     out: Path = Path("runs/episodes")  # a folder
     policy: str = "expert"  # or "random" (rgb_stacking)
-    episodes: int = 64
+    episodes: int = 64  # of maze2d-*-v1 and multi2d-*-v1: runs of 4,000 steps
     seed: int = 0
     format: str = ""  # minari, npz, d4rl or safetensors; "": minari, but for rgb_stacking the last
     overwrite: bool = False  # what another call wrote; rgb_stacking always does

@@ -83,7 +83,7 @@ def _train(name: str, options: Any) -> None:
         "algorithm": name,
         "config": dataclasses.asdict(options.config),
         "spec": spec._asdict(),
-        "stats": stats and {field: value.tolist() for field, value in stats._asdict().items()},
+        "stats": stats and {k: v.tolist() for k, v in stats._asdict().items() if v is not None},
         "data": data_card(options),
         "world": world,
     }

@@ -51,6 +51,7 @@ for _layout, _horizon in {"umaze": 300, "medium": 600, "large": 800}.items():
                 "layout": _layout,
                 "horizon": _horizon,
                 "single_goal": _single,
+                "goal_noise": 0.0 if _single else 1.0,
                 "ends_at_success": False,
                 "observes_goal": False,
             },

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from daag_jax.algorithms.parts.planning import Plan, Planner
 from daag_jax.data.blocks import action_bounds
 from daag_jax.envs.env import Env
+from daag_jax.envs.point_mass import ORIGIN
 from daag_jax.evaluation.outcomes import Outcomes, context_of, frozen
 from daag_jax.types import Key, State
 
@@ -48,15 +49,17 @@ def evaluate_planner(env: Env, planner: Planner, policy: State, key: Key, num: i
         )
         return (after, plan, found), state.obs
 
+    every = min(planner.every, env.horizon)
+
     def follow(carry: tuple) -> tuple[tuple, Array]:
-        return jax.lax.scan(step, carry, jnp.arange(planner.every))
+        return jax.lax.scan(step, carry, jnp.arange(every))
 
     def decide(carry: tuple, key: Key) -> tuple[tuple, Array]:
         state, plan, found = carry
         return follow((state, planner.plan(policy, context(state), plan, key), found))
 
     carry, path = follow((state, first, blank))
-    decisions = -(-env.horizon // planner.every) - 1
+    decisions = -(-env.horizon // every) - 1
     if decisions:
         carry, rest = jax.lax.scan(decide, carry, jax.random.split(plan_key, decisions))
         path = jnp.concatenate([path, rest.reshape(-1, *path.shape[1:])])
@@ -65,9 +68,14 @@ def evaluate_planner(env: Env, planner: Planner, policy: State, key: Key, num: i
 
 
 def crosses(walls: Any, path: Float[Array, "B N 2"]) -> Bool[Array, "B"]:
-    """Whether a path's lines pass through a wall's cell (``Maze.walls``; the place (i, j) is the cell's (i, j))."""
+    """Whether a path's lines pass through a wall of PointMaze (``Maze.walls``), by the centre of the ball.
+
+    The ball's place is 0.2 m off the middle of its cell: cell i reaches from i - 0.7 to i + 0.3
+    (``envs/point_mass.py``).
+    """
     share = jnp.linspace(0.0, 1.0, 9)[:-1]
     between = path[:, :-1, None] + share[None, None, :, None] * jnp.diff(path, axis=1)[:, :, None]
     points = jnp.concatenate([between.reshape(path.shape[0], -1, 2), path[:, -1:]], axis=1)
-    cells = jnp.clip(jnp.round(points).astype(jnp.int32), 0, jnp.array(walls.shape)[None, None] - 1)
+    cells = jnp.floor(points + ORIGIN - 0.5).astype(jnp.int32)
+    cells = jnp.clip(cells, 0, jnp.array(walls.shape)[None, None] - 1)
     return jnp.any(jnp.asarray(walls)[cells[..., 0], cells[..., 1]], axis=1)

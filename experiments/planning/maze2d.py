@@ -1,6 +1,6 @@
 """Maze2D and Multi2D: what Diffuser scores, by the protocol that draws and follows its plans (specs/survey.md 4.1).
 
-    python -m experiments.planning.maze2d                    # two CPU cores: hours; states are kept
+    python -m experiments.planning.maze2d                    # an hour on two CPU cores; states are kept
     python -m experiments.planning.maze2d --preset smoke     # a minute or two
 
 The score is D4RL's: 0 for a random policy, 100 for its reference controller, which from its second episode on steers
@@ -11,7 +11,6 @@ protocol, for it does much of the work.  Levels to pass, as recalled: Diffuser 1
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,15 +43,13 @@ def main(config: Config) -> dict:
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
-        began = time.monotonic()
-        states = mazes.trained(loaded, seeds, directory)
-        seconds = time.monotonic() - began
+        states, seconds = mazes.trained(loaded, seeds, directory)
         for family in config.families:
             best = mazes.controller_returns(layout, family)
             found = {}
             for name in config.protocols:
                 planned = mazes.evaluate(loaded, states, family, mazes.PROTOCOLS[name], seeds)
-                found[name] = mazes.facts(loaded, planned)
+                found[name] = mazes.facts(loaded, planned, best)
                 told = {k: v for k, v in found[name].items() if k != "scores"}
                 print(f"{family}-{layout}, {name}: {found[name]['scores']} {told}", flush=True)
             scores = {name: {"": one["scores"]} for name, one in found.items()}

@@ -8,6 +8,7 @@ steps apart, a small network; ``smoke`` shows that everything runs.  Data are ma
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def sizes_of(layout: str, preset: str) -> Sizes:
     """The sizes of a preset."""
     maze = MAZES[layout]
     if preset == "paper":
-        updates, batch, widths = 2_000_000, 32, (32, 128, 256)
+        updates, batch, widths = 2_000_000, 64, (32, 128, 256)  # 32, accumulated twice
         drawing = maze.num_steps, maze.num_steps, "ddpm"
         return Sizes(maze.data, updates, batch, widths, 2e-4, False, 1, *drawing, False)
     few = Sizes(400_000, 5000, 32, (16, 32, 64), 1e-3, True, maze.stride, 64, 10, "ddim", True)
@@ -129,7 +130,12 @@ def load(layout: str, preset: str, directory: str | Path) -> Loaded:
         write_episodes(path, jax.device_get(made))
     episodes = read_episodes(path)[0]
     form = TrajectoryConfig(
-        MAZES[layout].horizon, sizes.stride, POSITION, VELOCITY, sizes.rests, not sizes.rests
+        MAZES[layout].horizon,
+        sizes.stride,
+        goal_dims=POSITION,
+        velocity_dims=VELOCITY,
+        rests_at_goal=sizes.rests,
+        has_actions=not sizes.rests,  # the release plans them; no follower of mazes reads them
     )
     config = DiffuserConfig(
         form,
@@ -143,13 +149,30 @@ def load(layout: str, preset: str, directory: str | Path) -> Loaded:
     return Loaded(layout, sizes, env, episodes, limits_of(episodes, POSITION), config)
 
 
-def trained(loaded: Loaded, seeds: Sequence[int], directory: str | Path) -> DiffuserState:
-    """The states after training, leading axis S; from disk where an earlier call left them."""
+class Trained(NamedTuple):
+    """States of all seeds, leading axis S, and what their training took."""
+
+    states: DiffuserState
+    seconds: float | None
+
+
+def mark_of(loaded: Loaded, seeds: Sequence[int]) -> str:
+    """What trained states depend on, shortened."""
+    config = replace(loaded.config, drawing=DrawingConfig(num_inference_steps=1))
+    sizes = loaded.sizes
+    training = sizes.steps, sizes.updates, sizes.batch, DATA_SEED
+    text = repr((loaded.layout, training, config, tuple(seeds)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def trained(loaded: Loaded, seeds: Sequence[int], directory: str | Path) -> Trained:
+    """The states after training; from disk where an earlier call left them."""
     algorithm = normalized(diffuser(loaded.config, loaded.env.spec), loaded.stats)
-    mark = repr((loaded.layout, loaded.sizes, loaded.config, tuple(seeds)))
-    folder = Path(directory) / "models" / hashlib.sha256(mark.encode()).hexdigest()[:16]
+    folder = Path(directory) / "models" / mark_of(loaded, seeds)
     if checkpoint.latest(folder) is not None:
-        return checkpoint.restore(folder, init_seeds(algorithm, seeds)).state
+        found = checkpoint.restore(folder, init_seeds(algorithm, seeds))
+        return Trained(found.state, found.metadata.get("seconds"))
+    began = time.monotonic()
     data = jax.tree.map(jnp.asarray, episode_data(loaded.episodes, algorithm.window))
     draw = lambda data, key, n: draw_windows(data, algorithm.window, loaded.sizes.batch, key)
     found = fit_seeds(
@@ -160,8 +183,9 @@ def trained(loaded: Loaded, seeds: Sequence[int], directory: str | Path) -> Diff
         in_turn=jax.default_backend() == "cpu",
         name=f"diffuser, {loaded.layout}",
     )
-    checkpoint.save(folder, loaded.sizes.updates, found.states)
-    return found.states
+    seconds = time.monotonic() - began
+    checkpoint.save(folder, loaded.sizes.updates, found.states, metadata={"seconds": seconds})
+    return Trained(found.states, seconds)
 
 
 def evaluate(
@@ -191,14 +215,19 @@ def controller_returns(layout: str, family: str, num: int = 200) -> float:
     return float(run(jax.random.key(EVALUATION_SEED)))
 
 
-def facts(loaded: Loaded, found: Planned) -> dict[str, Any]:
-    """Of a protocol: scores on D4RL's scale (one per seed), success, and shares of plans."""
+def facts(loaded: Loaded, found: Planned, best: float) -> dict[str, Any]:
+    """Of a protocol: scores on D4RL's scale (one per seed), success, and shares of plans.
+
+    Args:
+        best: the mean return of the correct controller.
+    """
     returns = np.mean(found.outcomes.returns, axis=1)
     paths = jnp.asarray(found.plan.observations[..., list(POSITION)])
     through = jax.vmap(lambda path: crosses(loaded.env.walls, path))(paths)
     return {
         "scores": [float(normalized_score(f"maze2d-{loaded.layout}", x)) for x in returns],
         "returns": returns.tolist(),
+        "of the correct controller": float(np.mean(returns)) / best,
         "success": float(np.mean(found.outcomes.success)),
         "crosses": float(np.mean(through)),
         "possible": float(np.mean(found.plan.is_possible)),

@@ -101,12 +101,13 @@ def film(loaded: mazes.Loaded, state: DiffuserState, config: Config, folder: Pat
 
 
 def main(config: Config) -> None:
+    """Draws every layout, with the states of the preset's seeds, of which the first plans."""
     directory = Path(config.directory) / config.preset
     folder = directory / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
-        states = mazes.trained(loaded, tuple(range(loaded.sizes.seeds)), directory)
+        states = mazes.trained(loaded, tuple(range(loaded.sizes.seeds)), directory).states
         state = jax.tree.map(lambda x: x[0], states)
         print(draw_plans(loaded, state, config, folder))
         print(film(loaded, state, config, folder))

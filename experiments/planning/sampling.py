@@ -1,10 +1,10 @@
-"""What drawing a plan costs and what it is worth: steps, samplers, candidates, starting warm (specs/survey.md 4.3).
+"""What drawing a plan costs and what it is worth: steps, samplers, candidates, starting warm (specs/survey.md 3.2).
 
     python -m experiments.planning.sampling                    # after maze2d, whose states it uses
     python -m experiments.planning.sampling --preset smoke     # a minute or two
 
 Scores are D4RL's, by the PD follower, with a plan every 100 steps; "plans per second" is of one batch of as many
-worlds as there are episodes, on this machine, compiled.
+worlds as there are episodes, on this machine, compiled.  A warm plan takes its share of the steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Config:
     preset: Literal["paper", "cpu", "smoke"] = "cpu"
     layouts: tuple[str, ...] = ("umaze",)
     family: str = "multi2d"
-    steps: tuple[int, ...] = (1, 2, 5, 10, 20)
+    steps: tuple[int, ...] = (1, 2, 3, 5, 6, 20)
     candidates: tuple[int, ...] = (4, 16, 64)
     warm_times: tuple[float, ...] = (0.3, 0.6)
     every: int = 100  # steps of the world between two plans
@@ -61,7 +61,7 @@ def protocols(config: Config) -> dict[str, Protocol]:
 def plans_per_second(
     loaded: mazes.Loaded, states: DiffuserState, family: str, protocol: Protocol, rounds: int = 3
 ) -> float:
-    """First plans of ``sizes.episodes`` worlds at once, the best of some rounds."""
+    """Plans of ``sizes.episodes`` worlds at once, the best of some rounds; warm ones after a plan of the same state."""
     world, num = make_world(f"{family}-{loaded.layout}-v1"), loaded.sizes.episodes
     drawing = replace(loaded.config.drawing, **protocol.drawing)
     config = replace(loaded.config, drawing=drawing)
@@ -71,7 +71,8 @@ def plans_per_second(
         context_of(world, state, state.obs[:, None]),
         jax.tree.map(lambda x: x[0], states),
     )
-    run = jax.jit(lambda policy, context, key: made.plan(policy, context, None, key))
+    before = made.plan(first, context, None, jax.random.key(2)) if drawing.warm_time else None
+    run = jax.jit(lambda policy, context, key: made.plan(policy, context, before, key))
     seconds = []
     for key in jax.random.split(jax.random.key(1), rounds + 1):
         began = time.perf_counter()
@@ -84,11 +85,11 @@ def scored(
     loaded: mazes.Loaded, states: DiffuserState, seeds: Sequence[int], config: Config
 ) -> dict:
     """Facts of every arm."""
-    found = {}
+    found, best = {}, mazes.controller_returns(loaded.layout, config.family)
     for name, protocol in protocols(config).items():
         planned = mazes.evaluate(loaded, states, config.family, protocol, seeds)
         rate = plans_per_second(loaded, states, config.family, protocol)
-        found[name] = mazes.facts(loaded, planned) | {"plans per second": rate}
+        found[name] = mazes.facts(loaded, planned, best) | {"plans per second": rate}
         print(f"{loaded.layout}, {name}: {found[name]}", flush=True)
     return found
 
@@ -100,7 +101,7 @@ def main(config: Config) -> dict:
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
-        states = mazes.trained(loaded, seeds, directory)
+        states = mazes.trained(loaded, seeds, directory).states
         found = details[layout] = scored(loaded, states, seeds, config)
         scores = {name: {"": one["scores"]} for name, one in found.items()}
         rows += rows_of(f"{config.family}-{layout}", scores, BASELINE, "normalized score")

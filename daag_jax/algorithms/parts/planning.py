@@ -5,7 +5,7 @@ turns it into actions is a *follower*: it sees the present state and the plan, a
 published protocol of Diffuser on Maze2D the follower, a proportional-derivative law, does much of the work
 (specs/survey.md sections 0.1 and 2.3); hence it is a part of its own, and every score names it:
 
-    actions    the planned action: open loop (Janner et al. 2022 on locomotion)
+    actions    the planned action (Janner et al. 2022 on locomotion, where every step is planned anew)
     pd         a = (x' - x) + (v' - v)  to the planned state of the next step (Diffuser's release on Maze2D)
     pursuit    a = 10 (x' - x) - v  to the point of the plan that is ``lookahead`` units of length ahead, at full force
     inverse    a = f(s, s') of a learnt inverse model, to the planned state of the next step (Decision Diffuser)
@@ -140,11 +140,17 @@ def arrival(
 
 
 def normalized_planner(planner: Planner, stats: Stats) -> Planner:
-    """``planner`` sees (x - mean) / std, as the ``normalized`` learner of its state; followers see the world."""
+    """``planner`` sees (x - mean) / std, as the ``normalized`` learner of its state; followers see the world.
+
+    So does whatever reads the context in planning: a guide, or what is asked for.
+    """
 
     def inward(plan: Plan) -> Plan:
         states = standardize(plan.observations, stats.observation_mean, stats.observation_std)
-        return plan._replace(observations=states)
+        actions = plan.actions
+        if actions.shape[-1]:
+            actions = standardize(actions, stats.action_mean, stats.action_std)
+        return plan._replace(observations=states, actions=actions)
 
     def plan(state: State, context: Context, previous: Plan | None, key: Key) -> Plan:
         previous = None if previous is None else inward(previous)

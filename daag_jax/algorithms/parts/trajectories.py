@@ -22,18 +22,19 @@ from jaxtyping import Array, Bool, Float
 
 from daag_jax.algorithms.parts import planning
 from daag_jax.algorithms.parts.planning import Plan
+from daag_jax.data.normalize import Stats
 from daag_jax.diffusion import samplers, schedules
 from daag_jax.names import check_name
 from daag_jax.types import Batch, Key, Spec
-
-IMPOSSIBLE = -1e6  # the rank of a candidate that leaps
 
 
 @dataclass(frozen=True)
 class TrajectoryConfig:
     """The entries of a trajectory."""
 
-    horizon: int = 128  # steps of the world that a plan spans; Diffuser: 128, 256, 384 on Maze2D; locomotion 32
+    horizon: int = (
+        128  # steps of the world in an example; Diffuser: 128, 256, 384 on Maze2D; locomotion 32
+    )
     stride: int = 1  # steps of the world between two states of a plan
     goal_dims: tuple[int, ...] = ()  # of an observation, that a task names; (): there is no goal
     velocity_dims: tuple[int, ...] = ()  # 0 at rest
@@ -51,6 +52,10 @@ class TrajectoryConfig:
             )
         if self.rests_at_goal and not self.goal_dims:
             raise ValueError("rests_at_goal=True needs a goal: name goal_dims.")
+        if set(self.goal_dims) & set(self.velocity_dims):
+            raise ValueError(
+                f"goal_dims={self.goal_dims} and velocity_dims={self.velocity_dims} overlap; name each once."
+            )
 
     @property
     def length(self) -> int:
@@ -78,6 +83,10 @@ class DrawingConfig:
         for field in ("num_inference_steps", "candidates", "execute"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is not positive; try 1.")
+        if self.slack <= 0 or self.goal_tolerance <= 0:
+            raise ValueError(
+                f"slack={self.slack} and goal_tolerance={self.goal_tolerance} must be positive; try 1.25 and 0.1."
+            )
         if not 0.0 <= self.warm_time <= 1.0:
             raise ValueError(f"warm_time={self.warm_time} is no time in [0, 1]; try 0.5.")
 
@@ -111,6 +120,34 @@ def check_dims(config: TrajectoryConfig, spec: Spec) -> None:
         raise ValueError(
             f"goal_dims={config.goal_dims} are {len(config.goal_dims)}, but a task of this world has {spec.task_dim} "
             "numbers; name as many, or none."
+        )
+
+
+def check_length(config: TrajectoryConfig, num_levels: int) -> None:
+    """Raises ValueError where a network of so many levels cannot halve a trajectory between all of them."""
+    whole = config.stride * 2 ** (num_levels - 1)
+    if config.horizon % whole:
+        raise ValueError(
+            f"horizon={config.horizon} gives {config.length} states, which {num_levels} levels cannot halve; "
+            f"try {-(-config.horizon // whole) * whole}."
+        )
+
+
+def check_drawing(drawing: DrawingConfig, config: TrajectoryConfig, num_steps: int) -> None:
+    """Raises ValueError where plans cannot be drawn so from a network of ``num_steps`` steps."""
+    if drawing.num_inference_steps > num_steps:
+        raise ValueError(
+            f"num_inference_steps={drawing.num_inference_steps} are more than the {num_steps} that are learnt; "
+            f"try {num_steps}."
+        )
+
+
+def check_goal_units(config: TrajectoryConfig, stats: Stats | None) -> None:
+    """Raises ValueError where a goal would be held in other units than the states."""
+    if stats is not None and config.goal_dims and stats.task_mean is None:
+        raise ValueError(
+            "these statistics know no task: its goal would be in other units than the states; "
+            f"use limits_of(episodes, {config.goal_dims})."
         )
 
 
@@ -219,12 +256,13 @@ def chosen(
     """Of each context the possible candidate of the highest score; where there is none, that of the shortest step."""
     longest = planning.longest_step(path_of(config, spec, x))
     is_possible = longest <= drawing.slack * reach
-    rank = jnp.where(is_possible, score, IMPOSSIBLE - longest)
-    rank, x, score, is_possible = (
+    longest, x, score, is_possible = (
         value.reshape(-1, drawing.candidates, *value.shape[1:])
-        for value in (rank, x, score, is_possible)
+        for value in (longest, x, score, is_possible)
     )
-    best = jnp.argmax(rank, axis=1)
+    among_possible = jnp.where(is_possible, score, -jnp.inf)
+    any_is_possible = jnp.any(is_possible, axis=1, keepdims=True)
+    best = jnp.argmax(jnp.where(any_is_possible, among_possible, -longest), axis=1)
     pick = lambda values: jax.vmap(lambda row, i: row[i])(values, best)
     x, observed = pick(x), spec.observation_dim
     return Plan(x[..., :observed], x[..., observed:], pick(score), pick(is_possible))

@@ -75,6 +75,10 @@ class MazeConfig:
 
     def __post_init__(self):
         check_name("layout", self.layout, LAYOUTS)
+        if self.single_goal and self.goals:
+            raise ValueError(
+                f"single_goal=True and goals={self.goals}: a world has one or the other."
+            )
         if not 0.0 < self.coverage <= 1.0:
             raise ValueError(f"coverage={self.coverage} is no share of the cells; try 0.5.")
         for field in ("horizon", "success_radius"):
