@@ -19,9 +19,11 @@ from daag_jax.algorithms.parts.trajectories import (
     chosen,
     held,
     known_of,
+    starting_point,
     trajectories,
 )
 from daag_jax.data.normalize import Stats
+from daag_jax.diffusion import schedules
 from daag_jax.envs.tasks.maze import Maze, MazeConfig
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.plans import crosses, evaluate_planner
@@ -204,7 +206,7 @@ def test_start_and_goal_are_held_at_every_noise_level():
 def test_leaps_are_set_aside_and_where_all_leap_the_plan_says_so():
     steady = jnp.linspace(0.0, 1.0, 4).reshape(4, 1) * jnp.ones((1, 3))
     leap = jnp.array([0.0, 0.0, 1.0, 1.0]).reshape(4, 1) * jnp.ones((1, 3))
-    x = jnp.stack([leap, steady, leap, 0.8 * leap])
+    x = jnp.stack([leap, steady, leap, 0.98 * leap])
     score = jnp.array([5.0, 1.0, 2.0, 3.0])
     plan = chosen(
         GOAL, Spec(2, 1, task_dim=1), x, score, jnp.float32(0.4), DrawingConfig(candidates=2)
@@ -260,28 +262,82 @@ def test_a_normalized_planner_gives_the_world_its_units():
     np.testing.assert_allclose(plan.observations[0, -1], [1.9, 0.0], atol=1e-6)
 
 
-def test_a_warm_start_without_noise_keeps_the_shifted_plan():
-    config = DiffuserConfig(
-        TrajectoryConfig(LENGTH),
-        DrawingConfig("ddim", num_inference_steps=4, warm_time=1e-4, execute=2),
-        **SMALL,
+def test_a_warm_start_begins_with_the_last_plan_as_it_looks_now():
+    """Through ``normalized_planner``, whose inner planner gives back what it is given to begin with."""
+    form = TrajectoryConfig(16, 2)
+    drawing = DrawingConfig("ddim", num_inference_steps=10, warm_time=0.3, execute=4)
+    schedule = schedules.cosine(64)
+    stats = Stats(jnp.full(2, 1.0), jnp.full(2, 2.0), jnp.full(2, 3.0), jnp.full(2, 5.0))
+
+    def inner(state, context, previous, key):
+        x, times = starting_point(form, drawing, schedule, previous, jnp.zeros((1, 8, 4)))
+        assert times.shape == (4,) and times[0] == jnp.float32(0.3)
+        x0 = x / schedule.alpha(times[0])
+        return Plan(x0[..., :2], x0[..., 2:], jnp.zeros(1), jnp.ones(1, bool))
+
+    made = planning.normalized_planner(planning.Planner(inner, None, 4, 2), stats)
+    before = Plan(
+        jnp.arange(16.0).reshape(1, 8, 2),
+        jnp.arange(16.0).reshape(1, 8, 2) - 3.0,
+        jnp.zeros(1),
+        jnp.ones(1, bool),
     )
-    state = diffuser(config, FORK).init(jax.random.key(0))
-    states, actions = line_to(jnp.array([[0.8, 0.4]]))
-    previous = Plan(states, actions, jnp.zeros(1), jnp.ones(1, bool))
-    # one step from time 1e-4 asks the network at once; an identity shows what it was given
-    seen = planning.shifted(states, 2, 1)
-    np.testing.assert_allclose(seen[0, :6], states[0, 2:])
-    make = planner(config, FORK, "actions").plan
-    plan = make(state, Context(states[:, 2:3]), previous, jax.random.key(1))
-    np.testing.assert_allclose(plan.observations[0, 0], states[0, 2], atol=1e-6)
+    after = made.plan(None, Context(jnp.zeros((1, 1, 2))), before, None)
+    for found, old in ((after.observations, before.observations), (after.actions, before.actions)):
+        np.testing.assert_allclose(found[0, :6], old[0, 2:], atol=1e-5)  # 4 steps: 2 states
+        np.testing.assert_allclose(found[0, 6:], old[0, [7, 7]], atol=1e-5)
 
 
-def test_a_path_through_a_wall_is_seen():
+def planned(stride: int) -> Plan:
+    """x = n^2 and v = n at the state n; actions -n."""
+    n = jnp.arange(4.0).reshape(1, 4, 1)
+    states = jnp.concatenate([n**2, n], axis=-1)
+    return Plan(states, -n, jnp.zeros(1), jnp.ones(1, bool))
+
+
+@pytest.mark.parametrize(
+    ("stride", "step", "place", "speed", "action"),
+    [
+        (1, 0, 1.0, 1.0, 0.0),
+        (1, 2, 9.0, 3.0, -2.0),
+        (1, 3, 9.0, 0.0, -3.0),  # past the end: there, at rest
+        (4, 0, 0.25, 0.25, 0.0),
+        (4, 5, 2.5, 1.5, -1.0),
+        (4, 11, 9.0, 3.0, -2.0),
+        (4, 12, 9.0, 0.0, -3.0),
+    ],
+)
+def test_followers_aim_at_the_planned_state_of_the_next_step(stride, step, place, speed, action):
+    plan, seen = planned(stride), jnp.array([[0.5, 0.25]])
+    wanted = planning.follow_pd(stride, (0,), (1,))(None, plan, jnp.int32(step), seen)
+    np.testing.assert_allclose(wanted, [[place - 0.5 + speed - 0.25]], atol=1e-6)
+    taken = planning.follow_actions(stride)(None, plan, jnp.int32(step), seen)
+    np.testing.assert_allclose(taken, [[action]])
+
+
+def test_pursuit_aims_so_far_ahead_along_the_plan():
+    corner = jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    states = jnp.concatenate([corner, jnp.zeros((4, 2))], axis=1)[None]
+    plan = Plan(states, jnp.zeros((1, 4, 0)), jnp.zeros(1), jnp.ones(1, bool))
+    seen = jnp.array([[0.75, 0.1, 0.2, 0.0]])  # nearest: (0.75, 0); half a metre on: (1, 0.25)
+    found = planning.follow_pursuit(4, (0, 1), (2, 3), 0.5)(None, plan, jnp.int32(0), seen)
+    np.testing.assert_allclose(found, [[10 * 0.25 - 0.2, 10 * 0.15]], atol=1e-5)
+
+
+def test_an_arrival_is_the_first_state_near_the_goal():
+    path = jnp.array([[[0.0], [0.5], [0.95], [1.0]], [[0.0], [0.1], [0.2], [0.3]]])
+    found = planning.arrival(path, jnp.ones((2, 1)), 0.1)
+    np.testing.assert_allclose(found, [2.0, 4.0])
+
+
+def test_a_path_through_a_wall_is_seen_where_the_physics_has_the_wall():
     walls = make_world("maze2d-umaze-v1").walls
     around = jnp.array([[1.0, 1.0], [1.0, 3.0], [3.0, 3.0], [3.0, 1.0]])
     through = jnp.array([[1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [3.0, 1.0]])
-    np.testing.assert_array_equal(crosses(walls, jnp.stack([around, through])), [False, True])
+    below = jnp.array([[1.0, 1.0], [1.35, 1.0], [1.35, 1.0], [1.0, 1.0]])  # the cell ends at 1.3
+    above = jnp.array([[1.0, 1.0], [1.25, 1.0], [1.25, 1.0], [1.0, 1.0]])
+    found = crosses(walls, jnp.stack([around, through, below, above]))
+    np.testing.assert_array_equal(found, [False, True, True, False])
 
 
 @pytest.mark.parametrize(
@@ -293,7 +349,24 @@ def test_a_path_through_a_wall_is_seen():
         (lambda: DrawingConfig(warm_time=2.0), "warm_time=2.0 is no time"),
         (lambda: DrawingConfig("dimm"), "the nearest is 'ddim'"),
         (lambda: DiffuserConfig(guide_scale=0.1), "guide_scale=0.1 needs V"),
-        (lambda: DiffuserConfig(TrajectoryConfig(30)), "horizon 30 is not a multiple of 4"),
+        (
+            lambda: DiffuserConfig(TrajectoryConfig(120, 8)),
+            "horizon=120 gives 15 states, which 3 levels cannot halve; try 128",
+        ),
+        (lambda: DiffuserConfig(num_steps=20), "num_inference_steps=64 are more than the 20"),
+        (lambda: TrajectoryConfig(8, 1, (0, 1), (1,)), "overlap; name each once"),
+        (lambda: DrawingConfig(slack=0.0), "slack=0.0 and goal_tolerance=0.1 must be positive"),
+        (
+            lambda: DiffuserConfig(GOAL, value_widths=(16,)),
+            "value_widths and rests_at_goal=True",
+        ),
+        (lambda: DecisionDiffuserConfig(conditions=(), condition_dims=()), "nothing to ask for"),
+        (
+            lambda: planner(
+                DiffuserConfig(GOAL), Spec(2, 1, task_dim=1), "pd", Stats(jnp.zeros(2), jnp.ones(2))
+            ),
+            "these statistics know no task",
+        ),
         (
             lambda: DiffuserConfig(drawing=DrawingConfig(candidates=2), select="arrival"),
             "select='arrival' needs a goal",
