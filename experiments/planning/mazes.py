@@ -69,12 +69,15 @@ class Maze2D(NamedTuple):
     num_steps: int  # of diffusion in the release
     data: int  # steps of D4RL's data
     stride: int  # that leaves 32 states
+    updates: int  # of the preset cpu, and its batch and network
+    batch: int
+    widths: tuple[int, ...]
 
 
 MAZES: dict[str, Maze2D] = {
-    "umaze": Maze2D(128, 64, 1_000_000, 4),
-    "medium": Maze2D(256, 256, 2_000_000, 8),
-    "large": Maze2D(384, 256, 4_000_000, 12),
+    "umaze": Maze2D(128, 64, 1_000_000, 4, 5_000, 32, (16, 32, 64)),
+    "medium": Maze2D(256, 256, 2_000_000, 8, 12_000, 64, (24, 48, 96)),
+    "large": Maze2D(384, 256, 4_000_000, 12, 12_000, 64, (24, 48, 96)),
 }
 
 
@@ -112,7 +115,19 @@ def sizes_of(layout: str, preset: str) -> Sizes:
         updates, batch, widths = 2_000_000, 64, (32, 128, 256)  # 32, accumulated twice
         drawing = maze.num_steps, maze.num_steps, "ddpm"
         return Sizes(maze.data, updates, batch, widths, 2e-4, False, 1, *drawing, False)
-    few = Sizes(400_000, 5000, 32, (16, 32, 64), 1e-3, True, maze.stride, 64, 10, "ddim", True)
+    few = Sizes(
+        steps=400_000,
+        updates=maze.updates,
+        batch=maze.batch,
+        widths=maze.widths,
+        learning_rate=1e-3,
+        decays=True,
+        stride=maze.stride,
+        num_steps=64,
+        num_inference_steps=10,
+        sampler="ddim",
+        rests=True,
+    )
     if preset == "smoke":
         return replace(few, steps=8000, updates=40, widths=(8, 16), seeds=2, episodes=4)
     return few

@@ -6,12 +6,13 @@ import mujoco
 import numpy as np
 import pytest
 
-from daag_jax.envs.experts.maze import next_cells, straight, wander, waypoints
+from daag_jax.envs.experts.maze import next_cells, wander, waypoints
 from daag_jax.envs.physics import Physics
 from daag_jax.envs.point_mass import MASS, MAX_SPEED, PointMass, mjcf
 from daag_jax.envs.tasks.maze import LAYOUTS, Maze, MazeConfig, walls_of
 from daag_jax.envs.worlds import make_world
-from daag_jax.evaluation.outcomes import attempts, demonstrations, evaluate_policy
+from daag_jax.evaluation.outcomes import attempts, demonstrations
+from experiments.planning.controllers import returns_of
 
 
 def pushed(walls: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -129,27 +130,13 @@ D4RL = {  # returns: random policy, stale controller, correct one (specs/survey.
 }
 
 
-def returns_of(world: Maze, name: str, num: int) -> np.ndarray:
-    """Returns of a controller, or of random actions."""
-    if name == "random":
-        shape = (num, 1, 2)
-        act = lambda policy, context, key: jax.random.uniform(key, shape, minval=-1, maxval=1)
-        run = lambda key: evaluate_policy(world, act, (), key, num).returns
-    else:
-        never = lambda memory, state: jnp.zeros((), bool)
-        expert = {"straight": straight, "waypoints": lambda env: waypoints(env, 0.0)}[name](world)
-        expert = expert._replace(is_finished=never, max_steps=world.horizon)
-        run = lambda key: jnp.sum(attempts(world, expert, key, num).rewards, axis=1)
-    return np.asarray(jax.jit(run)(jax.random.key(0)))
-
-
 @pytest.mark.parametrize("layout", ["umaze", pytest.param("large", marks=pytest.mark.slow)])
 def test_d4rls_controllers_are_paid_what_they_are_there(layout):
     world = make_world(f"maze2d-{layout}-v1")
     for name, published, share in zip(
         ("straight", "waypoints"), D4RL[layout][1:], (0.1, 0.03), strict=True
     ):
-        found = returns_of(world, name, 300)
+        found = returns_of(world, name, jax.random.key(0), 300)
         error = found.std() / 300**0.5
         assert abs(found.mean() - published) < max(3 * error, share * published)
 

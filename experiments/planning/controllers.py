@@ -1,0 +1,74 @@
+"""Whether the mazes are D4RL's: what its controllers and a random policy are paid (specs/survey.md sections 0.1, 4.1).
+
+    python -m experiments.planning.controllers                 # a few minutes on one core
+
+Expect 162, 277, 274 for the controller that steers straight at the goal (the "100" of D4RL's scores, probably), 224,
+420, 549 for the one that knows the way (measured by another simulation of the same model), 24, 13, 7 at random.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from daag_jax.envs.experts.maze import straight, waypoints
+from daag_jax.envs.tasks.maze import Maze
+from daag_jax.envs.worlds import make_world
+from daag_jax.evaluation.outcomes import attempts, evaluate_policy
+from experiments.records import provenance
+
+POLICIES = ("random", "straight", "waypoints")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where, and how often."""
+
+    preset: Literal["cpu", "smoke"] = "cpu"
+    layouts: tuple[str, ...] = ("umaze", "medium", "large")
+    episodes: int = 0  # 0: 1,000 (cpu), 20 (smoke)
+    seed: int = 0
+    directory: str = "runs/experiments/planning"
+
+
+def returns_of(world: Maze, policy: str, key: jax.Array, num: int) -> np.ndarray:
+    """Returns of ``num`` episodes."""
+    if policy == "random":
+        act = lambda state, context, key: jax.random.uniform(key, (num, 1, 2), minval=-1, maxval=1)
+        run = lambda key: evaluate_policy(world, act, (), key, num).returns
+    else:
+        never = lambda memory, state: jnp.zeros((), bool)
+        expert = straight(world) if policy == "straight" else waypoints(world, 0.0)
+        expert = expert._replace(is_finished=never, max_steps=world.horizon)
+        run = lambda key: jnp.sum(attempts(world, expert, key, num).rewards, axis=1)
+    return np.asarray(jax.jit(run)(key))
+
+
+def main(config: Config) -> dict:
+    """Mean returns with their standard errors, printed and written to ``results.json``."""
+    num = config.episodes or (20 if config.preset == "smoke" else 1000)
+    found = {}
+    for layout in config.layouts:
+        world = make_world(f"maze2d-{layout}-v1")
+        for policy in POLICIES:
+            returns = returns_of(world, policy, jax.random.key(config.seed), num)
+            mean, error = float(returns.mean()), float(returns.std() / num**0.5)
+            found[f"{layout}, {policy}"] = {"mean": mean, "standard error": error}
+            print(f"{layout}, {policy}: {mean:.1f} +- {error:.1f}", flush=True)
+    folder = Path(config.directory) / config.preset / "controllers"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"returns": found, "episodes": num, "made": provenance()}
+    (folder / "results.json").write_text(json.dumps(content, indent=1))
+    print(json.dumps(found))
+    return found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
