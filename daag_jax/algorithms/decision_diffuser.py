@@ -21,17 +21,17 @@ history beside the present state, and no penalty of a termination; conditions ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from daag_jax.algorithms.parts import planning
 from daag_jax.algorithms.parts.combinators import restore, standardize
+from daag_jax.algorithms.parts.conditions import Conditions, conditions_of, filled, named
 from daag_jax.algorithms.parts.planning import Plan, Planner
 from daag_jax.algorithms.parts.trainable import (
     Trainable,
@@ -62,10 +62,8 @@ from daag_jax.diffusion import guidance, losses, projections, samplers, schedule
 from daag_jax.diffusion.process import PARAMETERISATIONS, GaussianProcess
 from daag_jax.names import check_name
 from daag_jax.networks.mlp import Mlp
-from daag_jax.networks.unet1d import UNet1D, mish
+from daag_jax.networks.unet1d import ConditionalUNet1D
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
-
-Conditions = Mapping[str, Array]  # name -> [B, C]
 
 
 class Ask(NamedTuple):
@@ -135,30 +133,6 @@ class DecisionDiffuserState(NamedTuple):
     step: Int[Array, ""]
 
 
-class ConditionalUNet(nn.Module):
-    """A U-Net that sees each condition through an embedding of its own; zeros where it is left out."""
-
-    config: DecisionDiffuserConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        xt: Float[Array, "B H O"],
-        time: Float[Array, "B"],
-        given: Conditions,
-        is_given: Conditions,
-    ) -> Float[Array, "B H O"]:
-        """``given[name]`` [B, C] and ``is_given[name]`` [B], in which 0 leaves the condition out."""
-        config, embedded = self.config, []
-        for name in config.conditions:
-            y = mish(nn.Dense(config.embedding_dim, name=f"{name}_in")(given[name]))
-            y = mish(nn.Dense(4 * config.embedding_dim, name=f"{name}_hidden")(y))
-            y = nn.Dense(config.embedding_dim, name=f"{name}_out")(y)
-            embedded.append(y * is_given[name][:, None])
-        net = UNet1D(config.widths, config.embedding_dim, config.kernel, has_scale=False)
-        return net(xt, time, jnp.concatenate(embedded, axis=-1))
-
-
 def decision_diffuser(config: DecisionDiffuserConfig, spec: Spec) -> Algorithm:
     """Learns conditional trajectories and inverse dynamics; ``act`` plans for what the context names.
 
@@ -169,7 +143,7 @@ def decision_diffuser(config: DecisionDiffuserConfig, spec: Spec) -> Algorithm:
     check_dims(form, spec)
     optimizer = make_optimizer(config.learning_rate, decay_steps=config.decay_steps)
     net, inverse_net, process = (
-        ConditionalUNet(config),
+        network_of(config),
         inverse_of(config, spec),
         process_of(config),
     )
@@ -202,7 +176,7 @@ def decision_diffuser(config: DecisionDiffuserConfig, spec: Spec) -> Algorithm:
         x0, is_real = trajectories(form, batch, stop_key)
         known = known_in(form, spec, x0)
         time = losses.draw_times(time_key, x0.shape[0], process.schedule)
-        given = conditions_of(config, batch)
+        given = conditions_of(config.conditions, config.condition_dims, batch, config.returns_scale)
         keeps = jax.random.bernoulli(
             drop_key, 1.0 - config.dropout, (len(config.conditions), x0.shape[0])
         ).astype(jnp.float32)
@@ -277,9 +251,16 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
     Args:
         asks: what to plan for; without any, all that the context names, and ``target_return`` where it names no return.
     """
-    form, drawing, net = config.trajectory, config.drawing, ConditionalUNet(config)
+    form, drawing, net = config.trajectory, config.drawing, network_of(config)
     process, num = process_of(config), drawing.candidates
-    asks = asks or (Ask(lambda context: named(config, context), config.weight),)
+    asks = asks or (
+        Ask(
+            lambda context: named(
+                config.conditions, context, config.returns_scale, config.target_return
+            ),
+            config.weight,
+        ),
+    )
 
     def make_plan(
         state: DecisionDiffuserState, context: Context, previous: Plan | None, key: Key
@@ -319,7 +300,7 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
 
         def denoise(x: Array, time: Array) -> Array:
             stack = lambda values: jnp.concatenate([values] * len(parts))
-            given, is_given = filled(config, parts, x.shape[0])
+            given, is_given = filled(config.conditions, config.condition_dims, parts, x.shape[0])
             network = lambda xt, time: net.apply(averaged(state.net), xt, time, given, is_given)
             estimates = process.denoiser(network)(stack(x), stack(time))
             base, *others = jnp.split(estimates, len(parts))
@@ -332,45 +313,6 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
     return make_plan
 
 
-def conditions_of(config: DecisionDiffuserConfig, batch: Batch) -> Conditions:
-    """What is known of the windows of a batch: the return from the first step on, scaled, and extras."""
-    found = {}
-    for name, dim in zip(config.conditions, config.condition_dims, strict=True):
-        if name not in batch.extras:
-            raise ValueError(
-                f"condition {name!r} is none of the batch's extras {tuple(batch.extras)}."
-            )
-        values = batch.extras[name]
-        found[name] = values[:, :1] / config.returns_scale if name == "returns" else values
-        if found[name].shape[-1] != dim:
-            raise ValueError(
-                f"condition {name!r} has {found[name].shape[-1]} numbers and condition_dims says {dim}."
-            )
-    return found
-
-
-def named(config: DecisionDiffuserConfig, context: Context) -> Conditions:
-    """The conditions that a context names, and the target return where it names none."""
-    found = {name: context.extras[name] for name in config.conditions if name in context.extras}
-    if "returns" in found:
-        found["returns"] = found["returns"].reshape(-1, 1) / config.returns_scale
-    elif "returns" in config.conditions:
-        found["returns"] = jnp.full((context.observations.shape[0], 1), config.target_return)
-    return found
-
-
-def filled(
-    config: DecisionDiffuserConfig, parts: list[Conditions], num: int
-) -> tuple[Conditions, Conditions]:
-    """Conditions of all parts one below the other, zeros where a part names none; and which are named."""
-    given, is_given = {}, {}
-    for name, dim in zip(config.conditions, config.condition_dims, strict=True):
-        values = [part.get(name, jnp.zeros((num, dim))) for part in parts]
-        given[name] = jnp.concatenate([jnp.broadcast_to(value, (num, dim)) for value in values])
-        is_given[name] = jnp.concatenate([jnp.full(num, float(name in part)) for part in parts])
-    return given, is_given
-
-
 def inverse_errors(
     form: TrajectoryConfig, params: dict, net: Mlp, batch: Batch
 ) -> Float[Array, "B"]:
@@ -380,6 +322,12 @@ def inverse_errors(
     errors = jnp.mean(jnp.square(net.apply(params, pairs) - batch.actions[:, :-stride]), axis=-1)
     is_real = batch.mask[:, stride:]
     return jnp.sum(errors * is_real, axis=1) / jnp.maximum(jnp.sum(is_real, axis=1), 1)
+
+
+def network_of(config: DecisionDiffuserConfig) -> ConditionalUNet1D:
+    """The denoising network, which sees conditions."""
+    names, dim = config.conditions, config.embedding_dim
+    return ConditionalUNet1D(names, config.widths, dim, config.kernel)
 
 
 def inverse_of(config: DecisionDiffuserConfig, spec: Spec) -> Mlp:

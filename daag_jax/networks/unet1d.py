@@ -18,6 +18,7 @@ releases, the features of the first level have no way across: the way up ends on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import flax.linen as nn
@@ -75,6 +76,33 @@ class UNet1D(nn.Module):
             x = Doubling1D(width, name=f"up{level}_double")(x)
         x = ConvBlock(self.widths[0], self.kernel, self.num_groups, name="last")(x)
         return Conv1D(xt.shape[-1], 1, name="out")(x)
+
+
+class ConditionalUNet1D(nn.Module):
+    """A U-Net that sees each named condition through an embedding of its own (Decision Diffuser)."""
+
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+    embedding_dim: int = 128
+    kernel: int = 5
+
+    @nn.compact
+    def __call__(
+        self,
+        xt: Float[Array, "B T D"],
+        time: Float[Array, "B"],
+        given: Mapping[str, Array],
+        is_given: Mapping[str, Array],
+    ) -> Float[Array, "B T D"]:
+        """``given[name]`` [B, C] and ``is_given[name]`` [B], where 0 leaves the condition out."""
+        embedded = []
+        for name in self.names:
+            y = mish(nn.Dense(self.embedding_dim, name=f"{name}_in")(given[name]))
+            y = mish(nn.Dense(4 * self.embedding_dim, name=f"{name}_hidden")(y))
+            y = nn.Dense(self.embedding_dim, name=f"{name}_out")(y)
+            embedded.append(y * is_given[name][:, None])
+        net = UNet1D(self.widths, self.embedding_dim, self.kernel, has_scale=False)
+        return net(xt, time, jnp.concatenate(embedded, axis=-1))
 
 
 class TemporalValue(nn.Module):
