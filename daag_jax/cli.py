@@ -5,6 +5,7 @@
     daag collect maze2d-medium --out runs/maze       demonstrations of a world without pixels, as a Minari dataset
     daag train dbc runs/maze                         an algorithm on such a file or dataset; also .npz and D4RL's .hdf5
     daag evaluate runs/bc                            success rate with its interval, and videos
+    daag launch --processes 2 daag train dbc ...     one run in several processes; also of several hosts
     daag edit FRAMES red=green                       colours of objects in a video, by diffusion
     daag report RUN                                  report.html of a run folder
     daag weights check FOLDER                        what a folder of Stable Diffusion, ControlNet or CLIP holds
@@ -27,6 +28,7 @@ from typing import Annotated, Any
 import tyro
 
 from daag_jax.commands.episodes import ENVS, Collect, collect
+from daag_jax.commands.launch import launch
 from daag_jax.commands.policies import Evaluate, evaluate, train
 from daag_jax.commands.videos import Edit, edit
 from daag_jax.commands.weights import Check, Fetch, check, fetch
@@ -112,6 +114,7 @@ COMMANDS: dict[str, Any] = {
     "edit": _command(Edit, edit),
     "report": _command(Report, report),
     "weights": weights,
+    "launch": launch,
     "list": _command(List, list_all),
 }
 

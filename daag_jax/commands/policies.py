@@ -36,7 +36,9 @@ class Evaluate:
 def train(arguments: Sequence[str]) -> None:
     """``daag train ALGORITHM EPISODES [options]``: the options depend on the algorithm."""
     from daag_jax.algorithms import ALGORITHMS, config_class
+    from daag_jax.training.processes import join
 
+    join()
     trainable = [name for name, entry in ALGORITHMS.items() if entry.inputs == ("spec",)]
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(
@@ -73,6 +75,7 @@ def train(arguments: Sequence[str]) -> None:
 def _train(name: str, options: Any) -> None:
     from daag_jax.data.windows import draw_windows, episode_data
     from daag_jax.training.fit import Sampler, fit
+    from daag_jax.training.processes import barrier, is_main
 
     episodes, spec, stats, world = prepared(options)
     algorithm = learner(name, options.config, spec, stats)
@@ -90,11 +93,14 @@ def _train(name: str, options: Any) -> None:
     folder = Path(options.fit.directory)
     if options.fit.resume and list(folder.glob("checkpoints/step_*")):
         _check_card(folder / "policy.json", card)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "policy.json").write_text(json.dumps(card, indent=1))
+    barrier("policy.json checked")
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "policy.json").write_text(json.dumps(card, indent=1))
     result = fit(algorithm, Sampler(data, draw), options.fit, name=name)
     losses = "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
-    print(f"{folder}: {result.step} steps, {losses}")
+    if is_main():
+        print(f"{folder}: {result.step} steps, {losses}")
 
 
 def learner(name: str, config: Any, spec: Any, stats: Any = None) -> Any:

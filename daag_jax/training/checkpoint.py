@@ -25,6 +25,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from daag_jax.training.devices import path_name
+from daag_jax.training.fingerprints import fingerprints
+from daag_jax.training.processes import barrier, is_main, told
 
 _STEP = re.compile(r"step_(\d+)$")
 
@@ -71,54 +73,6 @@ def _storable(leaf: Any) -> jax.Array | np.ndarray:
         on_cpu = next(iter(leaf.devices())).platform == "cpu"
         return jnp.copy(leaf) if on_cpu else leaf
     return np.array(leaf, copy=True)
-
-
-def _words(leaf: Any, xp: Any) -> Any:
-    """The bits of a leaf as unsigned integers of at most 32 bits."""
-    if xp is np:
-        array = np.ascontiguousarray(leaf)
-        array = array.reshape(1) if array.ndim == 0 else array
-        return array.view({1: np.uint8, 2: np.uint16}.get(array.itemsize, np.uint32)).astype(
-            np.uint32
-        )
-    if leaf.dtype == jnp.bool_:
-        return leaf.astype(jnp.uint32)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
-    return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-
-
-def _fingerprint(leaf: Any) -> Any:
-    """sum_i (2 i + 1) word_i modulo 2^32: any single changed word changes it, however the leaf is sharded."""
-    xp = jnp if isinstance(leaf, jax.Array) else np
-    words = _words(leaf, xp)
-    if xp is np:
-        index = np.arange(words.size, dtype=np.uint32)
-        return int((words.reshape(-1) * (2 * index + 1)).sum(dtype=np.uint64) & 0xFFFFFFFF)
-    index, stride = jnp.zeros(words.shape, jnp.uint32), 1
-    for axis in reversed(range(words.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride % 2**32)
-        stride *= words.shape[axis]
-    return jnp.sum(words * (2 * index + 1), dtype=jnp.uint32)
-
-
-@jax.jit
-def _device_fingerprints(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: _fingerprint(leaf) for name, leaf in leaves.items()}
-
-
-def fingerprints(leaves: dict[str, Any]) -> dict[str, int]:
-    """One 32-bit number per named array."""
-    groups: dict[tuple[int, ...], dict[str, jax.Array]] = {}
-    result: dict[str, int] = {}
-    for name, leaf in leaves.items():
-        if isinstance(leaf, jax.Array):
-            devices = tuple(sorted(device.id for device in leaf.sharding.device_set))
-            groups.setdefault(devices, {})[name] = leaf
-        else:
-            result[name] = _fingerprint(leaf)
-    for group in groups.values():
-        result.update({k: int(v) for k, v in jax.device_get(_device_fingerprints(group)).items()})
-    return result
 
 
 def steps_in(directory: str | Path) -> list[int]:
@@ -168,8 +122,9 @@ class Checkpoints:
             "leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves.items()},
             "metadata": metadata or {},
         }
-        if self.path(step).exists():
+        if told(lambda: self.path(step).exists()):
             self._discard(self.path(step))
+            barrier("checkpoint replaced")
         arrays = {name: leaf for name, leaf in leaves.items() if name not in empty}
         self._written = step
         try:
@@ -198,6 +153,10 @@ class Checkpoints:
         for step in steps[: -self.keep] + later:  # later ones belong to an abandoned continuation
             self._discard(self.path(step))
 
+    def metadata(self) -> dict[str, Any]:
+        """What was saved beside the newest state."""
+        return self._described(self.path(self.steps()[-1]))["metadata"]
+
     def restore(self, like: Any = None, step: int | None = None) -> Restored:
         """The newest sound checkpoint (or exactly ``step``), in the structure and on the devices of ``like``.
 
@@ -210,6 +169,8 @@ class Checkpoints:
         """
         self.wait()
         steps = steps_in(self.directory) if step is None else [step]
+        if jax.process_count() > 1 and step is None:  # the newest that process 0 sees
+            steps = [n for n in steps if n <= told(lambda: max(steps, default=-1))]
         if not steps or not self.path(steps[-1]).is_dir():
             raise FileNotFoundError(f"no checkpoint {step or ''} in {self.directory}")
         failures = []
@@ -229,11 +190,7 @@ class Checkpoints:
         raise CheckpointError(f"no sound checkpoint in {self.directory}: " + "; ".join(failures))
 
     def _restore_step(self, step: int, like: Any) -> Restored:
-        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-        args = ocp.args.Composite(described=ocp.args.JsonRestore())
-        described = reader.restore(self.path(step), args=args)["described"]
-        if not isinstance(described, dict) or "fingerprints" not in described:
-            raise CheckpointError("its description is damaged")
+        described = self._described(self.path(step))
         stored = {k: np.empty(s, np.dtype(d)) for k, (s, d) in described["leaves"].items()}
         targets = stored
         if like is not None:
@@ -241,6 +198,7 @@ class Checkpoints:
             _check_structure(stored, targets, self.path(step))
         targets = {k: leaf for k, leaf in targets.items() if k in described["fingerprints"]}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
+        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         arrays = reader.restore(self.path(step), args=args)["state"]
         found = fingerprints(arrays)
         for name, number in described["fingerprints"].items():
@@ -250,7 +208,18 @@ class Checkpoints:
         state = arrays if like is None else _as_like(arrays, like)
         return Restored(state, step, described["metadata"])
 
+    def _described(self, path: Path) -> dict[str, Any]:
+        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        args = ocp.args.Composite(described=ocp.args.JsonRestore())
+        described = reader.restore(path, args=args)["described"]
+        if not isinstance(described, dict) or "fingerprints" not in described:
+            raise CheckpointError("its description is damaged")
+        return described
+
     def _discard(self, path: Path) -> None:
+        """Deletes a checkpoint; of many processes, one does."""
+        if not is_main():
+            return
         trash = path.with_name(f".trash-{path.name}")
         with contextlib.suppress(OSError):
             shutil.rmtree(trash, ignore_errors=True)
@@ -264,7 +233,7 @@ class Checkpoints:
         self._writer = None
 
     def _clear_leftovers(self) -> None:
-        if jax.process_index() != 0:
+        if not is_main():
             return
         for path in self.directory.iterdir():
             if path.name.startswith(".trash-") or ".orbax-checkpoint-tmp" in path.name:

@@ -8,11 +8,12 @@ along its largest axis that the ``fsdp`` axis divides.  Nothing is ever material
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -56,10 +57,19 @@ def every_core_a_device() -> None:
 
 
 def mesh_for_batch(batch_size: int, fsdp: int = 1) -> Mesh:
-    """The largest mesh whose number of devices divides the batch."""
+    """The largest mesh whose number of devices divides the batch; all devices where there are several processes.
+
+    Raises:
+        ValueError: there is none.
+    """
     devices = jax.devices()
     count = len(devices)
     while batch_size % count or count % fsdp:
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"batch size {batch_size} is not a multiple of the {count} devices of {jax.process_count()} processes "
+                f"(fsdp={fsdp}); try {count * max(1, round(batch_size / count))}, and an fsdp that divides {count}."
+            )
         count -= 1
         if count < 1:
             raise ValueError(
@@ -137,6 +147,24 @@ def split_batch(batch: Any, mesh: Mesh) -> Any:
         return jax.lax.with_sharding_constraint(leaf, place)
 
     return jax.tree.map(split, batch)
+
+
+def placed_shapes(batch: Any, mesh: Mesh) -> Any:
+    """Shapes of a batch whose rows are split over the whole mesh."""
+    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch)
+
+
+def placed(batches: Iterator[Any], mesh: Mesh, ahead: int = 1) -> Iterator[Any]:
+    """Batches on the mesh, of each of which this process brings its rows; ``ahead`` of them are on their way."""
+    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    put = lambda rows: jax.make_array_from_process_local_data(place, np.asarray(rows))
+    waiting: collections.deque[Any] = collections.deque()
+    for batch in batches:
+        waiting.append(jax.tree.map(put, batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -1,15 +1,14 @@
 """Training: turns an algorithm into a trained state, in compiled chunks of steps.
 
-One compiled function runs steps ``start .. stop`` of ``state = update(state, batch(n), key(n))`` as a loop whose
-bounds are arguments: it is compiled once, and neither the log period nor the time between looks at the clock
-changes a single bit of the result.  On CPU the compiled function is one step, called in a loop: there XLA's gradient
-of a convolution's kernel inside a compiled loop was 60 times slower than outside (jaxlib 0.10.2: 2.3 s against
-0.03 s, 16 images of 64x64x32; forward passes do not suffer).  Batch n and key n are functions of n
+One compiled function runs steps ``start .. stop`` of ``state = update(state, batch(n), key(n))``; neither the log period
+nor the time between looks at the clock changes a single bit of the result.  Batch n and key n are functions of n
 (:mod:`daag_jax.training.keys`), so a run that is stopped and continued ends with the same state, bit for bit.
 
 A run survives: SIGTERM and SIGINT (saves, then :class:`Preempted`, an exit with a code of its own), SIGKILL (the last
 checkpoint is whole), a damaged newest checkpoint (falls back to the one before), a full disk (a counted warning; the
 checkpoint before stays).  It stops, naming step, metric and last good checkpoint, when a watched metric diverges.
+
+One device, the devices of a host and those of many processes (:mod:`daag_jax.training.processes`) take the same path.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,12 +27,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from daag_jax.data.feeding import Feed
 from daag_jax.training import devices
-from daag_jax.training.checkpoint import Checkpoints
-from daag_jax.training.chunks import Totals, check_update, compile_chunk, zero_totals
+from daag_jax.training.checkpoint import Checkpoints, latest
+from daag_jax.training.chunks import (
+    Chunk,
+    Sampler,
+    Totals,
+    check_update,
+    compile_chunk,
+    example_of,
+    zero_totals,
+)
 from daag_jax.training.keys import key_at
+from daag_jax.training.meters import Meter, Trace
+from daag_jax.training.processes import agreed, is_main
 from daag_jax.training.report import Report
-from daag_jax.training.signals import agreed, noted_signals
+from daag_jax.training.room import check_room
+from daag_jax.training.signals import noted_signals
 from daag_jax.types import Algorithm, Batch, Key, State
 
 
@@ -50,6 +59,7 @@ class FitConfig:
     checkpoint_every: int = 1000
     evaluate_every: int = 1000  # steps between calls of `evaluate`
     keep: int = 3  # checkpoints kept
+    best: str = ""  # a metric of `evaluate`: the state with the most of it is kept in best/, too
     resume: bool = True
     fsdp: int = 1  # slices of the model; the remaining devices split the batch
     compiled_loop: bool | None = None  # many steps per dispatch; None: on accelerators only
@@ -60,6 +70,8 @@ class FitConfig:
     watch_limit: float = math.inf
     progress: bool = True
     tensorboard: bool = True
+    wandb: str = ""  # a project of Weights & Biases
+    profile: bool = False  # a trace of ten steps by JAX's profiler, in profile/
 
     def __post_init__(self) -> None:
         for field in ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep", "fsdp"):
@@ -67,13 +79,9 @@ class FitConfig:
                 raise ValueError(f"{field}={getattr(self, field)} is not positive; try 1 or more.")
         if self.chunk_seconds <= 0:
             raise ValueError(f"chunk_seconds={self.chunk_seconds} is not positive; try 1.0.")
-
-
-class Sampler(NamedTuple):
-    """Batch n of a dataset that lives on the devices: ``draw(data, key, n)``, with data an argument, not a constant."""
-
-    data: Any
-    draw: Callable[[Any, Key, jax.Array], Batch]
+        for field in ("best", "profile", "wandb"):
+            if getattr(self, field) and self.directory is None:
+                raise ValueError(f"{field}={getattr(self, field)!r} needs a directory; give one.")
 
 
 class Fitted(NamedTuple):
@@ -96,7 +104,7 @@ class Preempted(SystemExit):
 
 def fit(
     algorithm: Algorithm,
-    batches: Callable[[Key, jax.Array], Batch] | Sampler,
+    batches: Callable[[Key, jax.Array], Batch] | Sampler | Feed,
     config: FitConfig,
     *,
     state: State | None = None,
@@ -108,46 +116,53 @@ def fit(
     """Trains for ``config.steps`` steps, or continues the run found in ``config.directory``.
 
     Args:
-        batches: ``(key, n) -> Batch``, pure; or a :class:`Sampler`.
+        batches: ``(key, n) -> Batch``, pure; or a :class:`Sampler`; or a :class:`~daag_jax.data.feeding.Feed`, for data
+            that the devices do not hold.
         state: initial state in place of ``algorithm.init`` (weights trained before); not consumed.
         mesh: devices; by default all of them that divide the batch.
         rules: placement of state leaves by regular expression, see :func:`devices.shardings`.
-        evaluate: ``(state, key) -> metrics`` on the host, every ``evaluate_every`` steps.
+        evaluate: ``(state, key) -> metrics`` on the host, every ``evaluate_every`` steps, in every process.
 
     Raises:
         Diverged: a watched metric is not finite or above the limit.
         Preempted: SIGTERM or SIGINT came; with a directory, the state is saved.
         OSError: the directory cannot be written, or has no room for the checkpoints.
     """
-    sampler = (
-        batches if isinstance(batches, Sampler) else Sampler((), lambda _, k, n: batches(k, n))
-    )
+    if config.best and evaluate is None:
+        raise ValueError(f"best={config.best!r} is a metric of `evaluate`, which is None; give it.")
+    if not isinstance(batches, (Sampler, Feed)):
+        pure = batches
+        batches = Sampler((), lambda _, key, n: pure(key, n))
     root = jax.random.key(config.seed)
-    batch = jax.eval_shape(sampler.draw, sampler.data, root, jnp.int32(0))
+    batch = example_of(batches, root)
+    size = jax.tree.leaves(batch)[0].shape[0]
     if mesh is None:
-        mesh = devices.mesh_for_batch(jax.tree.leaves(batch)[0].shape[0], config.fsdp)
+        mesh = devices.mesh_for_batch(size, config.fsdp)
     state = _initial(algorithm, root, state, mesh, rules)
     metrics = check_update(algorithm, state, batch, root)
     root, totals = devices.replicate((root, zero_totals(metrics)), mesh)
-    checkpoints, start = None, 0
+    files, start = None, 0
     if config.directory is not None:
-        _check_directory(Path(config.directory), state, config.keep)
-        checkpoints = Checkpoints(Path(config.directory) / "checkpoints", config.keep)
-        state, totals, start = _resume(checkpoints, state, totals, config)
-    run_chunk = compile_chunk(
-        algorithm, sampler.draw, mesh, config.watch_limit, config.compiled_loop
-    )
-    data = devices.replicate(sampler.data, mesh)
-    speaks = jax.process_index() == 0  # one process of many writes and says
-    directory, progress = (config.directory, config.progress) if speaks else (None, False)
+        check_room(Path(config.directory), state, config.keep + bool(config.best))
+        files = Checkpoints(Path(config.directory) / "checkpoints", config.keep)
+        state, totals, start = _resume(files, state, totals, config)
+    chunk = compile_chunk(algorithm, batches, mesh, config, (root, state, totals), start)
+    speaks = is_main()  # one process of many writes and says
     report = Report(
-        directory, config.steps, start, config.tensorboard, progress, name, quiet=not speaks
+        config.directory if speaks else None,
+        config.steps,
+        start,
+        config.tensorboard,
+        config.progress and speaks,
+        name,
+        quiet=not speaks,
+        wandb=config.wandb if speaks else "",
     )
     if start >= config.steps:
         report.warn("finished", f"{config.directory} holds {start} steps; nothing is left to train")
     with report, noted_signals() as received:
-        loop = _Loop(config, checkpoints, report, received, evaluate, root)
-        return loop.run(lambda *args: run_chunk(data, root, *args), state, totals, start)
+        loop = _Loop(config, chunk, files, report, received, evaluate, root)
+        return loop.run(state, totals, start, Meter(size, chunk.flops, start))
 
 
 def _initial(
@@ -161,12 +176,12 @@ def _initial(
 
 
 def _resume(
-    checkpoints: Checkpoints, state: State, totals: Totals, config: FitConfig
+    files: Checkpoints, state: State, totals: Totals, config: FitConfig
 ) -> tuple[State, Totals, int]:
     if not config.resume:
         return state, totals, 0
     try:
-        restored = checkpoints.restore({"state": state, "totals": totals})
+        restored = files.restore({"state": state, "totals": totals})
     except FileNotFoundError:
         return state, totals, 0
     seed = restored.metadata.get("seed", config.seed)
@@ -178,76 +193,57 @@ def _resume(
     return restored.state["state"], restored.state["totals"], restored.step
 
 
-def _check_directory(directory: Path, state: State, keep: int) -> None:
-    """Fails before any training where the directory cannot be written or has no room."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory) as file:
-            file.write(b"0" * 4096)
-            file.flush()
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"directory {directory} cannot be written ({error.strerror}); try another directory",
-        ) from error
-    needed = (keep + 1) * sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise OSError(
-            28,
-            f"directory {directory} has {free / 1e9:.2f} GB free, {keep} + 1 checkpoints need "
-            f"{needed / 1e9:.2f} GB; free some, or lower keep",
-        )
-
-
 @dataclasses.dataclass
 class _Loop:
     """The host's side of training: how many steps to ask for next, and what to do between chunks."""
 
     config: FitConfig
-    checkpoints: Checkpoints | None
+    chunk: Chunk
+    files: Checkpoints | None
     report: Report
     received: dict[str, int]
     evaluate: Callable | None
     root: Key
     saved: int = -1
 
-    def run(self, run_chunk: Callable, state: State, totals: Totals, step: int) -> Fitted:
+    def run(self, state: State, totals: Totals, step: int, meter: Meter) -> Fitted:
         seconds_per_step, last, self.saved = math.inf, dict(self.report.last), step
-        logged = (step, time.monotonic())
+        once = {"compile_seconds": self.chunk.seconds}
+        trace = Trace(self.config.directory if self.config.profile and is_main() else None, step)
         while step < self.config.steps:
-            stop = self._next_stop(step, seconds_per_step)
+            stop = self._next_stop(step, seconds_per_step, trace.stops)
             began = time.monotonic()
-            state, totals = run_chunk(state, totals, np.int32(step), np.int32(stop))
+            state, totals = self.chunk.run(state, totals, step, stop)
             jax.block_until_ready(totals)
             seconds_per_step = (time.monotonic() - began) / (stop - step)
             step = stop
+            trace.at(step)
             self._check_divergence(totals)
             if step % self.config.log_every == 0 or step == self.config.steps:
                 sums, count = jax.device_get((totals.sums, totals.count))
                 last = {name: float(value) / int(count) for name, value in sums.items()}
-                rate = (step - logged[0]) / max(time.monotonic() - logged[1], 1e-9)
-                logged = (step, time.monotonic())
-                self.report.log(step, last | {"steps_per_second": rate})
+                self.report.log(step, last | meter.read(step) | once)
+                once = {}
             if step % self.config.log_every == 0:  # an early end keeps the sums of its period
                 totals = jax.tree.map(jnp.zeros_like, totals)._replace(bad=totals.bad)
             self._between(state, totals, step)
             self.report.progress(step)
-        if self.checkpoints is not None:
+        trace.close()
+        if self.files is not None:
             self._save(state, totals, step, final=True)
         return Fitted(state, step, last, dict(self.report.warnings))
 
-    def _next_stop(self, step: int, seconds_per_step: float) -> int:
+    def _next_stop(self, step: int, seconds_per_step: float, others: tuple[int, ...]) -> int:
         wanted = max(1, int(self.config.chunk_seconds / max(seconds_per_step, 1e-9)))
         if jax.process_count() > 1:  # every process must run the same number of steps
             wanted = self.config.log_every
-        stop = min(step + wanted, self.config.steps)
         periods = [self.config.log_every]
-        if self.checkpoints is not None:
+        if self.files is not None:
             periods.append(self.config.checkpoint_every)
         if self.evaluate is not None:
             periods.append(self.config.evaluate_every)
-        return min([stop] + [(step // period + 1) * period for period in periods])
+        ends = [(step // period + 1) * period for period in periods]
+        return min([step + wanted, self.config.steps, *ends, *(n for n in others if n > step)])
 
     def _check_divergence(self, totals: Totals) -> None:
         bad = {name: int(n) for name, n in jax.device_get(totals.bad).items() if n >= 0}
@@ -256,10 +252,10 @@ class _Loop:
             return
         name = min(watched, key=watched.get)
         kept = "none (no directory was given)"
-        if self.checkpoints is not None:
+        if self.files is not None:
             self._wait()
-            steps = [s for s in self.checkpoints.steps() if s <= watched[name]]
-            kept = str(self.checkpoints.path(steps[-1])) if steps else "none yet"
+            steps = [s for s in self.files.steps() if s <= watched[name]]
+            kept = str(self.files.path(steps[-1])) if steps else "none yet"
         raise Diverged(
             f"{name} is not finite (or above {self.config.watch_limit}) at step {watched[name]}; "
             f"last good checkpoint: {kept}; try a lower learning rate."
@@ -267,15 +263,32 @@ class _Loop:
 
     def _between(self, state: State, totals: Totals, step: int) -> None:
         if self.evaluate is not None and step % self.config.evaluate_every == 0:
-            key = key_at(self.root, "evaluate", step)
-            self.report.log(step, dict(self.evaluate(state, key)))
-        if self.checkpoints is not None and step % self.config.checkpoint_every == 0:
+            found = dict(self.evaluate(state, key_at(self.root, "evaluate", step)))
+            self.report.log(step, found)
+            self._keep_best(state, step, found)
+        if self.files is not None and step % self.config.checkpoint_every == 0:
             self._save(state, totals, step)
         if number := agreed(self.received.get("number", 0)):
-            if self.checkpoints is not None:
+            if self.files is not None:
                 self._save(state, totals, step, final=True)
             self.report.close()
             raise Preempted(75 if number == signal.SIGTERM else 130)
+
+    def _keep_best(self, state: State, step: int, found: Mapping[str, Any]) -> None:
+        """Saves the state in best/ where ``found`` has more of the metric than the one that is there."""
+        name = self.config.best
+        if not name:
+            return
+        if name not in found:
+            raise ValueError(f"`evaluate` gives {sorted(found)}, no best={name!r}; try one of them.")
+        files, value = Checkpoints(Path(self.config.directory) / "best", keep=1), float(found[name])
+        if latest(files.directory) is not None and files.metadata()["value"] >= value:
+            return
+        try:
+            files.save(step, {"state": state}, {"seed": self.config.seed, "value": value})
+            files.wait()
+        except Exception as error:
+            self._failed(step, error)
 
     def _save(self, state: State, totals: Totals, step: int, final: bool = False) -> None:
         """Saves in the background; a failed write is a warning, and the checkpoint before it stays."""
@@ -283,18 +296,16 @@ class _Loop:
             self._wait()  # a failure of the write before is not one of this write
             try:
                 content = {"state": state, "totals": totals}
-                self.checkpoints.save(step, content, {"seed": self.config.seed})
+                self.files.save(step, content, {"seed": self.config.seed})
                 self.saved = step
-            except (
-                Exception
-            ) as error:  # TensorStore raises ValueError for a full disk, others OSError
+            except Exception as error:  # TensorStore raises ValueError for a full disk
                 self._failed(step, error)
         if final:
             self._wait()
 
     def _wait(self) -> None:
         try:
-            self.checkpoints.wait()
+            self.files.wait()
         except Exception as error:
             self._failed(self.saved, error)
 

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,30 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
 
 
+def wandb_run(project: str, directory: Path) -> Any:
+    """A run of Weights & Biases in that folder, or the continuation of the one that is there.
+
+    Raises:
+        ImportError: wandb is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise ImportError(
+            f"wandb={project!r} needs Weights & Biases: pip install wandb; or leave it out, metrics.jsonl is written anyway."
+        ) from None
+    name = directory.absolute().name
+    identity = f"{name}-{zlib.crc32(str(directory.absolute()).encode()):08x}"
+    return wandb.init(project=project, dir=str(directory), name=name, id=identity, resume="allow")
+
+
 class Report:
     """The reporter of one run; ``directory=None`` writes no files, ``progress=False`` shows none.
 
     Args:
         start: step to continue from; later lines of an existing ``metrics.jsonl`` are dropped.
         quiet: no warnings either (they are still counted).
+        wandb: a project of Weights & Biases that gets the metrics, too.
         quiet_period: seconds between progress lines where the output is not a terminal.
     """
 
@@ -59,6 +78,7 @@ class Report:
         name: str = "train",
         quiet_period: float = 10.0,
         quiet: bool = False,
+        wandb: str = "",
     ) -> None:
         self.total, self.start, self.name = total, start, name
         self.warnings: collections.Counter[str] = collections.Counter()
@@ -78,6 +98,7 @@ class Report:
                 self._board = SummaryWriter(
                     str(self._path.parent / "tensorboard"), purge_step=start
                 )
+        self._wandb = wandb_run(wandb, self._path.parent) if wandb and self._path else None
         self._console = rich.console.Console(stderr=True, quiet=quiet)
         self._live = None
         if progress and self._console.is_terminal:
@@ -106,6 +127,8 @@ class Report:
             if self._board is not None:
                 for name, value in values.items():
                     self._board.add_scalar(name, value, int(step))
+            if self._wandb is not None:
+                self._wandb.log(values, step=int(step))
         except OSError as error:
             self.warn("metrics", f"metrics.jsonl was not written ({error}); kept for the next time")
 
@@ -143,6 +166,9 @@ class Report:
         with contextlib.suppress(OSError):
             if self._board is not None:
                 self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish(quiet=True)
+            self._wandb = None
         if self._live is not None:
             self._live.stop()
             self._live = None

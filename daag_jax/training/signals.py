@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as news to read between chunks, the same on every process."""
+"""SIGTERM and SIGINT as news to read between chunks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 
 @contextlib.contextmanager
@@ -26,10 +22,3 @@ def noted_signals() -> Iterator[dict[str, int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def agreed(value: int) -> int:
-    """The largest value over the processes: all of them must take the same branch."""
-    if jax.process_count() == 1:
-        return value
-    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
