@@ -174,9 +174,20 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         placed = isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding)
         if placed and leaf.sharding.mesh == mesh:
             return leaf
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+        return put_whole(leaf, NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree.map(put, tree)
+
+
+def put_whole(leaf: Any, place: NamedSharding) -> jax.Array:
+    """An array that every process holds whole, to where it lives: each process brings what its devices need."""
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, place)
+    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        words = put_whole(jax.random.key_data(leaf), place)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
 
 def spread(data: Any, mesh: Mesh) -> Any:

@@ -172,7 +172,7 @@ def _initial(
         return devices.born_sharded(algorithm.init, mesh, key_at(root, "init", 0), rules=rules)
     places = devices.shardings(state, mesh, rules)
     copied = jax.tree.map(jnp.copy, state)  # ours to donate
-    return jax.device_put(copied, places)
+    return jax.tree.map(devices.put_whole, copied, places)
 
 
 def _resume(

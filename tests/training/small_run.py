@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from daag_jax.training.fit import FitConfig, fit
+from daag_jax.training.processes import gathered, is_main, join
 from daag_jax.types import Algorithm, Batch, Window
 
 
@@ -43,6 +44,7 @@ def doubled(key, n, size: int = 16) -> Batch:
 
 
 if __name__ == "__main__":
+    join()
     directory, steps = sys.argv[1], int(sys.argv[2])
     every = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     config = FitConfig(
@@ -50,4 +52,6 @@ if __name__ == "__main__":
     )
     result = fit(linear_regression(), doubled, config)
     print("warnings", sum(result.warnings.values()), flush=True)
-    np.savez(f"{directory}/final.npz", *jax.tree.leaves(result.state))
+    leaves = gathered(jax.tree.leaves(result.state))
+    if is_main():
+        np.savez(f"{directory}/final.npz", *leaves)
