@@ -37,6 +37,7 @@ from daag_jax.envs.tasks.rgb_stacking import parse_task
 from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.devices import replicate
 from daag_jax.training.keys import key_at
+from daag_jax.training.processes import is_main
 from daag_jax.types import Episode
 
 FORMAT = 2  # of a run folder's rows; a run of another format is not continued
@@ -190,9 +191,9 @@ class _Agent:
         scales = np.full(shape, EXPLORE_ALL, np.float32)
         if int(state.buffer.size):  # before anything is learnt, all is random
             scales = return_then_explore(key_at(self.root, "switch", step), *shape)
-        episodes = jax.device_get(self._act(state.policy, "collect", step, task, scales))
+        episodes = self._act(state.policy, "collect", step, task, scales)
         index = self.memory.add(episodes, task)
-        if self.directory is not None:
+        if self.directory is not None and is_main():
             cameras = self.world.env.config.cameras
             write_episodes(self._file(index), episodes, task, cameras)
         lesson = self.memory.lesson(index, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,19 +18,19 @@ from daag_jax.data.buffer import Steps, empty_task_buffer, sample_steps
 from daag_jax.envs.tasks.rgb_stacking import Task, parse_task
 from daag_jax.evaluation.rollout import grouped_rollout, rollout
 from daag_jax.training.devices import mesh_for_batch, replicate, split_batch
+from daag_jax.training.processes import gathered
 from daag_jax.types import Episode, Key
 
 EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
 
 
 class Programs:
-    """The compiled functions of a loop: collect and train, over as many devices as divide the groups and the batch."""
+    """The compiled functions of a loop: collect and train, over as many devices as divide the groups and the batch.
+
+    Each of several processes simulates its groups and learns its rows; episodes come back whole to all of them.
+    """
 
     def __init__(self, world: World, config: DaagConfig):
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"{jax.process_count()} processes: episodes are stored by one; run the loop on the devices of one host."
-            )
         self._env, self._instruct, self._config = world.env, world.instruct, config
         env = world.env
         spec = env.spec._replace(task_dim=self.instruction(config.tasks[0]).size)
@@ -51,8 +52,8 @@ class Programs:
             return self.algorithm.update(policy, split_batch(batch, mesh), update_key)
 
         everywhere = NamedSharding(mesh, PartitionSpec())
-        self.init = jax.jit(self.algorithm.init, out_shardings=everywhere)
-        self.train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
+        self._init = jax.jit(self.algorithm.init, out_shardings=everywhere)
+        self._train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
         self._collect = grouped_rollout(run, mesh)
 
     def compile(self) -> None:
@@ -65,8 +66,16 @@ class Programs:
         scales = np.zeros((episodes, self._env.horizon), np.float32)
         self._collect.lower(*self._grouped(policy, key, parsed, instruction, scales)).compile()
         buffer = empty_task_buffer(self._env.spec, self._config.capacity)
-        steps = replicate(buffer.steps, self.mesh)
-        self.train.lower(policy, steps, buffer.size, key, instruction).compile()
+        given = replicate((buffer.steps, buffer.size, key, instruction), self.mesh)
+        self._train.lower(policy, *given).compile()
+
+    def init(self, key: Key) -> Trainable:
+        """A new policy."""
+        return self._init(replicate(key, self.mesh))
+
+    def train(self, policy: Trainable, steps: Steps, size, key: Key, instruction: Array) -> Any:
+        """One update of a policy, which is consumed, on steps of the buffer; and its metrics."""
+        return self._train(policy, *replicate((steps, size, key, instruction), self.mesh))
 
     def instruction(self, task: str) -> Float[np.ndarray, "D"]:
         """What the policy is told of a task; nothing (D = 0) in a world without ``instruct``."""
@@ -75,12 +84,13 @@ class Programs:
     def collect(
         self, policy: Trainable, key: Key, task: Task, instruction: Array, scales: Array
     ) -> Episode:
-        """Episodes of the policy, each decision exploring by its scale [B, D]."""
-        return self._collect(*self._grouped(policy, key, task, instruction, scales))
+        """Episodes of the policy, each decision exploring by its scale [B, D]; whole, on the host."""
+        return gathered(self._collect(*self._grouped(policy, key, task, instruction, scales)))
 
     def _grouped(self, policy, key, task, instruction, scales) -> tuple:
         scales = scales.reshape(-1, self.group, scales.shape[-1])
-        return (policy, task, instruction), jax.random.split(key, len(scales)), scales
+        shared, keys = (policy, task, instruction), jax.random.split(key, len(scales))
+        return replicate((shared, keys, scales), self.mesh)
 
 
 def return_then_explore(key: Key, episodes: int, decisions: int) -> Float[np.ndarray, "B D"]:

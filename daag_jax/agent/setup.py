@@ -113,8 +113,17 @@ class Setup(NamedTuple):
 
 
 def make_orchestrator(config: OrchestratorConfig, seed: int = 0) -> Orchestrator:
-    """The orchestrator that a configuration names."""
+    """The orchestrator that a configuration names.
+
+    Raises:
+        ValueError: a language model is to be asked by several processes.
+    """
     if config.kind == "endpoint":
+        if jax.process_count() > 1:  # its answers would differ between them
+            raise ValueError(
+                f"a language model cannot be asked by {jax.process_count()} processes; run it in one, which writes a "
+                "transcript, and then kind='replay'."
+            )
         return LanguageModelOrchestrator(config.endpoint)
     if config.kind == "replay":
         return ReplayOrchestrator(config.endpoint.transcript)

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 
 import tyro
 
+
 @dataclasses.dataclass(frozen=True)
 class Launch:
     """Starts a command in several processes that form one run; they end together."""
@@ -46,7 +47,9 @@ class Launch:
                 f"try total={self.first + self.processes}."
             )
         if self.total > self.processes and not self.coordinator:
-            raise ValueError(f"total={self.total} needs the coordinator of all hosts; try host0:8476.")
+            raise ValueError(
+                f"total={self.total} needs the coordinator of all hosts; try host0:8476."
+            )
 
 
 def launch(arguments: Sequence[str]) -> None:
@@ -54,7 +57,9 @@ def launch(arguments: Sequence[str]) -> None:
     options, command = split(arguments)
     settings = tyro.cli(Launch, args=options, prog="daag launch")
     if not command:
-        raise ValueError("launch needs a command: daag launch --processes 2 daag train bc EPISODES.")
+        raise ValueError(
+            "launch needs a command: daag launch --processes 2 daag train bc EPISODES."
+        )
     if code := run(settings, command):
         raise SystemExit(code)
 
@@ -137,7 +142,9 @@ def ends(processes: Sequence[subprocess.Popen]) -> list[int]:
         running.remove(process)
         codes.append(process.returncode)
         if process.returncode and running:
-            print(f"[launch] a process ended with {process.returncode}; the others are asked to end")
+            print(
+                f"[launch] a process ended with {process.returncode}; the others are asked to end"
+            )
             for other in running:
                 other.terminate()
     return codes

@@ -1,8 +1,9 @@
 """Chunks of training steps as one compiled function.
 
 The bounds of the loop are arguments: it is compiled once.  On CPU the compiled function is one step, called in a loop:
-there XLA's gradient of a convolution's kernel inside a compiled loop was 60 times slower than outside (jaxlib 0.10.2: 2.3 s
-against 0.03 s, 16 images of 64x64x32; forward passes do not suffer).  So it is, too, where batches come from the host.
+there XLA's gradient of a convolution's kernel inside a compiled loop was 60 times slower than outside (jaxlib 0.10.2:
+2.3 s against 0.03 s, 16 images of 64x64x32; forward passes do not suffer).  So it is, too, where batches come from the
+host.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def compile_chunk(
         is_loop = next(iter(mesh.devices.flat)).platform != "cpu"
     if is_loop:
         one = compiled(loop, data, 2)
-        run = lambda *carry_and_bounds: one(data, root, *carry_and_bounds)
+        run = lambda state, totals, start, stop: one(
+            data, root, state, totals, np.int32(start), np.int32(stop)
+        )
     else:
         one = compiled(step, data, 1)
         run = in_turn(lambda *carry, n: one(data, root, *carry, n), mesh)

@@ -56,16 +56,19 @@ def every_core_a_device() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def mesh_for_batch(batch_size: int, fsdp: int = 1) -> Mesh:
-    """The largest mesh whose number of devices divides the batch; all devices where there are several processes.
+def mesh_for_batch(
+    batch_size: int, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The largest mesh whose number of devices divides the batch; all devices where they are of several processes.
 
     Raises:
         ValueError: there is none.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     count = len(devices)
+    is_shared = len({device.process_index for device in devices}) > 1
     while batch_size % count or count % fsdp:
-        if jax.process_count() > 1:
+        if is_shared:
             raise ValueError(
                 f"batch size {batch_size} is not a multiple of the {count} devices of {jax.process_count()} processes "
                 f"(fsdp={fsdp}); try {count * max(1, round(batch_size / count))}, and an fsdp that divides {count}."

@@ -1,7 +1,7 @@
 """Training: turns an algorithm into a trained state, in compiled chunks of steps.
 
-One compiled function runs steps ``start .. stop`` of ``state = update(state, batch(n), key(n))``; neither the log period
-nor the time between looks at the clock changes a single bit of the result.  Batch n and key n are functions of n
+One compiled function runs steps ``start .. stop`` of ``state = update(state, batch(n), key(n))``; neither the log
+period nor the time between looks at the clock changes a single bit of the result.  Batch n and key n are functions of n
 (:mod:`daag_jax.training.keys`), so a run that is stopped and continued ends with the same state, bit for bit.
 
 A run survives: SIGTERM and SIGINT (saves, then :class:`Preempted`, an exit with a code of its own), SIGKILL (the last
@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from daag_jax.data.feeding import Feed
@@ -280,7 +279,9 @@ class _Loop:
         if not name:
             return
         if name not in found:
-            raise ValueError(f"`evaluate` gives {sorted(found)}, no best={name!r}; try one of them.")
+            raise ValueError(
+                f"`evaluate` gives {sorted(found)}, no best={name!r}; try one of them."
+            )
         files, value = Checkpoints(Path(self.config.directory) / "best", keep=1), float(found[name])
         if latest(files.directory) is not None and files.metadata()["value"] >= value:
             return

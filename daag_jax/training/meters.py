@@ -1,4 +1,4 @@
-"""What a run costs while it runs: steps and examples per second, FLOP per second, memory; and a trace of the profiler."""
+"""What a run costs while it runs: steps, examples and FLOP per second, memory; and a trace of the profiler."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Meter:
         self._step, self._since = step, time.monotonic()
 
     def read(self, step: int) -> dict[str, float]:
-        """Steps and examples per second, TFLOP/s of a device, its share of the peak where that is known, memory [GB]."""
+        """Steps and examples per second, TFLOP/s of a device, its share of a known peak, memory [GB]."""
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._since, 1e-9)
         self._step, self._since = step, now

@@ -51,7 +51,7 @@ def wandb_run(project: str, directory: Path) -> Any:
         import wandb
     except ImportError:
         raise ImportError(
-            f"wandb={project!r} needs Weights & Biases: pip install wandb; or leave it out, metrics.jsonl is written anyway."
+            f"wandb={project!r} needs Weights & Biases: pip install wandb; metrics.jsonl needs nothing."
         ) from None
     name = directory.absolute().name
     identity = f"{name}-{zlib.crc32(str(directory.absolute()).encode()):08x}"

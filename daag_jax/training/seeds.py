@@ -1,4 +1,4 @@
-"""Many seeds of one algorithm as one program: ``jax.vmap`` over states, batches and keys.
+"""Many seeds of one algorithm as one program: ``jax.vmap`` over states, batches and keys, spread over the devices.
 
 Seed s sees the batches and keys of ``fit`` with ``seed=s``; what it learns is the same to rounding.  For networks
 without pixels; a run this short is repeated, not resumed (``fit`` resumes).
@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from daag_jax.training.devices import BATCH_AXES, mesh_for_batch, replicate
 from daag_jax.training.fit import Diverged, Sampler
 from daag_jax.training.keys import key_at
 from daag_jax.training.report import Report
@@ -68,7 +70,10 @@ def fit_seeds(
         Diverged: a loss of a seed is not finite.
     """
     states = init_seeds(algorithm, seeds) if states is None else jax.tree.map(jnp.copy, states)
-    chunk = compile_steps(algorithm, sampler, roots_of(seeds), in_turn)
+    mesh = mesh_for_batch(len(seeds), devices=jax.local_devices())
+    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+    chunk = compile_steps(algorithm, sampler, roots_of(seeds), in_turn, mesh)
+    data = replicate(sampler.data, mesh)
     step, history = 0, []
     period = validate_every if validate is not None else steps
     stride = min(period, max(1, steps // 20))
@@ -76,7 +81,7 @@ def fit_seeds(
     with Report(None, steps, 0, False, progress, name) as report:
         while step < steps:
             stop = min(step + stride, steps, (step // period + 1) * period)
-            states, metrics = chunk(sampler.data, states, np.int32(step), np.int32(stop))
+            states, metrics = chunk(data, states, np.int32(step), np.int32(stop))
             metrics = jax.device_get(metrics)
             check_finite(metrics, seeds, stop)
             step = stop
@@ -102,9 +107,17 @@ def better(
 
 
 def compile_steps(
-    algorithm: Algorithm, sampler: Sampler, roots: jax.Array, in_turn: bool = False
+    algorithm: Algorithm,
+    sampler: Sampler,
+    roots: jax.Array,
+    in_turn: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable:
-    """``(data, states, start, stop) -> (states, means of the metrics [S])``, compiled once."""
+    """``(data, states, start, stop) -> (states, means of the metrics [S])``, compiled once.
+
+    Args:
+        mesh: devices that divide the seeds; each learns its own, and none waits for another.
+    """
 
     def run(data: Any, state: State, root: jax.Array, start: jax.Array, stop: jax.Array) -> Any:
         def one(n: jax.Array, carry: tuple) -> tuple:
@@ -124,6 +137,12 @@ def compile_steps(
         return jax.lax.map(one, (states, roots))
 
     over_seeds = mapped if in_turn else jax.vmap(run, in_axes=(None, 0, 0, None, None))
+    if mesh is not None and mesh.size > 1:
+        whole, cut = PartitionSpec(), PartitionSpec(BATCH_AXES)
+        places = (whole, cut, cut, whole, whole)
+        over_seeds = jax.shard_map(
+            over_seeds, mesh=mesh, in_specs=places, out_specs=cut, check_vma=False
+        )
     compiled = jax.jit(over_seeds, donate_argnums=(1,))
     return lambda data, states, start, stop: compiled(data, states, roots, start, stop)
 

@@ -30,6 +30,8 @@ def test_a_seed_learns_what_fit_learns(in_turn):
     for a, b in zip(jax.tree.leaves(trained.states), jax.tree.leaves(alone.state), strict=True):
         np.testing.assert_allclose(a[1], b, atol=1e-5)
     assert trained.history[-1]["step"] == 30 and len(trained.history[-1]["loss/policy"]) == 2
+    places = {leaf.sharding.num_devices for leaf in jax.tree.leaves(trained.states)}
+    assert places == {2}  # each seed on a device of its own
 
 
 def test_how_often_it_is_looked_at_changes_nothing():
