@@ -94,6 +94,7 @@ def denoiser_finetuning(
             0.0, sizes.learning_rate, sizes.warmup_steps, sizes.total_steps
         ),
         sizes.max_grad_norm,
+        accumulate=sizes.accumulate,
     )
 
     def init(key: Key) -> Finetuning:

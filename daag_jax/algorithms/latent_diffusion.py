@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,8 @@ class LatentDiffusionConfig:
     total_steps: int = 10000  # of the cosine decay
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
+    accumulate: int = 1  # batches that make one update
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the arithmetic; the state is float32
 
 
 def latent_diffusion(
@@ -87,7 +89,7 @@ def latent_diffusion(
     decay = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, config.total_steps
     )
-    optimizer = make_optimizer(decay, config.max_grad_norm)
+    optimizer = make_optimizer(decay, config.max_grad_norm, accumulate=config.accumulate)
     loss_fn = denoising_loss(config, contexts, no_prompt)
 
     def init(key: Key) -> Trainable:
@@ -120,7 +122,8 @@ def denoising_loss(
     config: LatentDiffusionConfig, contexts: Float[Array, "N L E"], no_prompt: Float[Array, "L E"]
 ) -> Callable[[Denoiser, Batch, Key], tuple[jax.Array, Metrics]]:
     """The loss of a batch (see :func:`latent_diffusion`) as a function of both networks' parameters."""
-    unet, controlnet = UNet(config.unet), ControlNet(config.controlnet)
+    dtype = jnp.dtype(config.dtype)
+    unet, controlnet = UNet(config.unet, dtype), ControlNet(config.controlnet, dtype)
     process = GaussianProcess(scaled_linear(), config.parameterisation)
 
     def loss_fn(params: Denoiser, batch: Batch, key: Key) -> tuple[jax.Array, Metrics]:
@@ -137,7 +140,8 @@ def denoising_loss(
             step = step_of(process.schedule, time)
             residuals = controlnet.apply(params.controlnet, xt, step, context, controls, regions)
             residuals = jax.tree.map(lambda r: jnp.where(is_free, 0.0, r), residuals)
-            return unet.apply(params.unet, xt, step, context, regions, residuals)
+            found = unet.apply(params.unet, xt, step, context, regions, residuals)
+            return found.astype(jnp.float32)
 
         foreground = 1.0 - regions[:, 0, :, :, None]
         mask = 1.0 + (config.foreground_weight - 1.0) * foreground

@@ -6,17 +6,21 @@ success, return and length, so thousands of episodes of many policies fit (``jax
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from daag_jax.data.blocks import action_bounds
 from daag_jax.envs.env import Env, State
 from daag_jax.envs.experts.expert import Expert
 from daag_jax.evaluation.rollout import Act
+from daag_jax.training.devices import replicate
+from daag_jax.training.processes import gathered
 from daag_jax.types import Context, Episode, Key, Window
 
 
@@ -57,6 +61,33 @@ def evaluate_policy(
     decisions = -(-env.horizon // window.execute)
     keys = jax.random.split(act_key, decisions)
     return jax.lax.scan(decide, (state, history, blank), keys)[0][2]
+
+
+def spread_evaluation(
+    env: Env, act: Act, num: int, mesh: Mesh, window: Window = Window()
+) -> Callable[[Any, Key], Outcomes]:
+    """``(policy, key) -> Outcomes`` of ``num`` episodes, each device simulating its part; whole, on every host.
+
+    Raises:
+        ValueError: the devices do not divide ``num``.
+    """
+    if num % mesh.size:
+        raise ValueError(
+            f"{num} episodes are not a multiple of {mesh.size} devices; try {mesh.size * -(-num // mesh.size)}."
+        )
+
+    def local(policy: Any, keys: Array) -> Outcomes:
+        return evaluate_policy(env, act, policy, keys[0], num // mesh.size, window)
+
+    cut = PartitionSpec(mesh.axis_names)
+    run = jax.jit(
+        jax.shard_map(
+            local, mesh=mesh, in_specs=(PartitionSpec(), cut), out_specs=cut, check_vma=False
+        )
+    )
+    return lambda policy, key: gathered(
+        run(policy, replicate(jax.random.split(key, mesh.size), mesh))
+    )
 
 
 def context_of(env: Env, state: State, history: Float[Array, "B K O"]) -> Context:

@@ -61,7 +61,7 @@ class Trace:
 
     WARM, LONG = 5, 10  # steps before, and traced
 
-    def __init__(self, directory: Path | None, start: int) -> None:
+    def __init__(self, directory: str | Path | None, start: int) -> None:
         self._directory, self._is_on = directory, False
         first = start + self.WARM
         self.stops = () if directory is None else (first, first + self.LONG)
@@ -69,7 +69,7 @@ class Trace:
     def at(self, step: int) -> None:
         """Starts or ends the trace where ``step`` is one of ``stops``."""
         if self.stops and step == self.stops[0]:
-            jax.profiler.start_trace(str(self._directory / "profile"))
+            jax.profiler.start_trace(str(Path(self._directory) / "profile"))
             self._is_on = True
         elif self.stops and step == self.stops[1]:
             self.close()

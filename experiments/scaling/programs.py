@@ -121,15 +121,14 @@ def finetuning(config: Config) -> list[float]:
     def batches(key: Key, n: jax.Array) -> Batch:
         latent_key, control_key, prompt_key = jax.random.split(key, 3)
         side, channels = sizes.latent_size, COMPACT_UNET.in_channels
-        pixels = side * 2 ** (len(COMPACT_CONTROLNET.conditioning_embedding_out_channels) - 1)
+        pixels = side * COMPACT_CONTROLNET.downsampling
+        seen = (BATCH, pixels, pixels, COMPACT_CONTROLNET.conditioning_channels)
         regions = jnp.zeros((BATCH, sizes.num_regions, side, side)).at[:, 0].set(1.0)
         prompts = (BATCH, sizes.num_regions)
         extras = {
             "latents": jax.random.normal(latent_key, (BATCH, side, side, channels)),
             "regions": regions,
-            "controls": jax.random.randint(control_key, (BATCH, pixels, pixels, 3), 0, 256).astype(
-                jnp.uint8
-            ),
+            "controls": jax.random.randint(control_key, seen, 0, 256).astype(jnp.uint8),
             "prompts": jax.random.randint(prompt_key, prompts, 0, editor.sentences.shape[0] - 1),
         }
         none, one = jnp.zeros((BATCH, 1, 0)), jnp.zeros((BATCH, 1))

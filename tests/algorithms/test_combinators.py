@@ -1,5 +1,7 @@
 """Combinators: normalisation is undone on the way out, members differ, imagined rows replace real ones."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +101,20 @@ def test_the_average_follows_the_parameters_and_the_clip_is_global():
     np.testing.assert_allclose(averaged(after)["a"], [0.975, 1.0], atol=1e-5)
     plain = create(trainable.params, optimizer)
     assert plain.ema is None and averaged(plain) is plain.params
+
+
+def test_accumulated_gradients_make_one_update_of_the_whole_batch():
+    whole, parts = make_optimizer(0.1), make_optimizer(0.1, accumulate=2)
+    start, gradients = (
+        {"a": jnp.ones(2)},
+        [{"a": jnp.array([1.0, 3.0])}, {"a": jnp.array([2.0, -7.0])}],
+    )
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
+    expected = apply_gradients(create(start, whole, ema=True), mean, whole, ema_decay=0.5)
+    half = apply_gradients(create(start, parts, ema=True), gradients[0], parts, ema_decay=0.5)
+    jax.tree.map(np.testing.assert_array_equal, (half.params, half.ema), (start, start))
+    after = apply_gradients(half, gradients[1], parts, ema_decay=0.5)
+    same = partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(same, (after.params, after.ema), (expected.params, expected.ema))
+    with pytest.raises(ValueError, match="accumulate=0 is not positive"):
+        make_optimizer(0.1, accumulate=0)

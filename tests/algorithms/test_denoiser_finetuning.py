@@ -1,6 +1,7 @@
 """Finetuning of a denoiser: what is trained moves, what is frozen stays, and it begins at the pretrained model."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,23 @@ def test_keeping_less_for_the_backward_pass_changes_no_gradient(key):
     whole = grad(loss)(base(), jax.random.clone(key))
     less = grad(jax.checkpoint(loss, policy=policy))(base(), key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, less)
+
+
+@pytest.mark.slow
+def test_arithmetic_in_bfloat16_keeps_a_state_and_a_loss_in_float32(key):
+    half = replace(SIZES, dtype="bfloat16")
+    losses = [
+        jax.jit(denoising_loss(sizes, CONTEXTS, NO_PROMPT), compiler_options=QUICK)(
+            base(), batch(), jax.random.clone(key)
+        )[0]
+        for sizes in (SIZES, half)
+    ]
+    assert losses[1].dtype == jnp.float32 and losses[0] != losses[1]
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    state = jax.eval_shape(
+        denoiser_finetuning(DenoiserFinetuningConfig(half), CONTEXTS, NO_PROMPT).init, key
+    )
+    assert {x.dtype for x in jax.tree.leaves(state.trained.params)} == {jnp.dtype("float32")}
 
 
 def test_an_unknown_part_is_refused():

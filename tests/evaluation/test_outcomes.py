@@ -8,7 +8,13 @@ import pytest
 from daag_jax.envs.env import State
 from daag_jax.envs.experts.expert import Expert, until_done
 from daag_jax.envs.physics import PhysicsState
-from daag_jax.evaluation.outcomes import attempts, demonstrations, evaluate_policy
+from daag_jax.evaluation.outcomes import (
+    attempts,
+    demonstrations,
+    evaluate_policy,
+    spread_evaluation,
+)
+from daag_jax.training.devices import make_mesh
 from daag_jax.types import Spec, Window
 
 
@@ -65,6 +71,16 @@ def test_policies_are_evaluated_together(key):
     run = lambda policy: evaluate_policy(Counter(), act, policy, jax.random.key(0), 8)
     found = jax.jit(jax.vmap(run))(jnp.array([1.0, 0.0, 0.5]))
     assert found.success.mean(axis=1).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_each_device_simulates_its_part(key):
+    evaluate = spread_evaluation(Counter(), constant(1.0), 16, make_mesh(2, 2))
+    found = evaluate((), key)
+    assert found.success.shape == (16,) and (found.returns == 1.0).all()
+    starts = 3 - found.length.reshape(4, 4)
+    assert len({tuple(row) for row in starts.tolist()}) > 1  # of episodes of their own
+    with pytest.raises(ValueError, match="10 episodes are not a multiple of 4 devices; try 12"):
+        spread_evaluation(Counter(), constant(1.0), 10, make_mesh(2, 2))
 
 
 def counting_expert(**changes):

@@ -77,3 +77,25 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
 def test_a_dataset_smaller_than_the_mesh_is_refused():
     with pytest.raises(ValueError, match="dataset of 3 rows has none for some of 4 devices"):
         devices.spread(np.arange(3), devices.make_mesh(4, 1))
+
+
+def test_a_step_over_a_mesh_gives_what_pmap_gives(key):
+    """The same sums over four devices: what `jax.pmap` does with an axis name, `jit` does with placed arrays."""
+    weight_key, data_key = jax.random.split(key)
+    weights = jax.random.normal(weight_key, (8, 2))
+    x = jax.random.normal(data_key, (16, 8))
+    loss = lambda weights, x: jnp.mean((x @ weights - x[:, :2]) ** 2)
+
+    def per_device(weights, x):
+        gradient = jax.lax.pmean(jax.grad(loss)(weights, x), "devices")
+        return weights - 0.1 * gradient
+
+    def whole(weights, x):
+        return weights - 0.1 * jax.grad(loss)(weights, devices.split_batch(x, mesh))
+
+    mesh = devices.make_mesh()
+    mapped = jax.pmap(per_device, axis_name="devices", in_axes=(None, 0))
+    old = mapped(weights, x.reshape(4, 4, 8))
+    new = jax.jit(whole)(*devices.replicate((weights, x), mesh))
+    for one in old:
+        np.testing.assert_allclose(one, new, rtol=1e-6, atol=1e-7)

@@ -1,5 +1,7 @@
 """Training: same bits whatever the interruptions, and clear words when something is wrong."""
 
+import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from daag_jax.data.feeding import Feed
 from daag_jax.training import checkpoint
 from daag_jax.training.devices import make_mesh
 from daag_jax.training.fit import Diverged, FitConfig, Sampler, fit
@@ -208,3 +211,66 @@ def test_evaluations_are_logged_with_keys_of_their_step(tmp_path):
     fit(linear_regression(), doubled, config(tmp_path, evaluate_every=15), evaluate=evaluate)
     rows = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "success" in r]
     assert [row["step"] for row in rows] == [15, 30] and len(set(seen)) == 2
+
+
+def test_the_best_state_by_a_metric_is_kept_beside_the_last(tmp_path):
+    scores = {10: 0.2, 20: 0.7, 30: 0.5}
+    evaluate = lambda state, key: {"success": scores[int(state["step"])]}
+    options = {"evaluate_every": 10, "best": "success"}
+    fit(linear_regression(), doubled, config(tmp_path, **options), evaluate=evaluate)
+    assert checkpoint.steps_in(tmp_path / "best") == [20]
+    kept = checkpoint.restore(tmp_path / "best")
+    assert kept.metadata["value"] == 0.7 and int(kept.state["state/step"]) == 20
+    scores |= {40: 0.6, 50: 0.9}  # a run that goes on knows what it has
+    fit(linear_regression(), doubled, config(tmp_path, steps=50, **options), evaluate=evaluate)
+    assert checkpoint.steps_in(tmp_path / "best") == [50]
+
+
+def test_a_best_metric_that_nobody_measures_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="best='success' needs a directory"):
+        config(best="success")
+    with pytest.raises(ValueError, match="metric of `evaluate`, which is None"):
+        fit(linear_regression(), doubled, config(tmp_path, best="success"))
+    options = {"best": "sucess", "evaluate_every": 10}
+    with pytest.raises(ValueError, match="gives .'success'., no best='sucess'"):
+        evaluate = lambda state, key: {"success": 1.0}
+        fit(linear_regression(), doubled, config(tmp_path, **options), evaluate=evaluate)
+
+
+def test_rates_memory_and_the_time_of_compiling_are_logged(tmp_path):
+    fit(linear_regression(), doubled, config(tmp_path))
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert "compile_seconds" in rows[0] and "compile_seconds" not in rows[1]
+    for row in rows:
+        assert row["examples_per_second"] == pytest.approx(16 * row["steps_per_second"])
+        assert row["tflops_per_second"] > 0 and row["memory_gb"] > 0.01
+
+
+def test_a_trace_of_the_profiler_is_written(tmp_path):
+    fit(linear_regression(), doubled, config(tmp_path, profile=True))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def batch_of(n):
+    random = np.random.default_rng(n)
+    x = random.normal(size=(16, 1, 8)).astype(np.float32)
+    return Batch(x, 2 * x, np.zeros((16, 1), np.float32), np.ones((16, 1), bool))
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 2)])
+def test_batches_from_the_host_go_on_where_a_run_stopped(mesh, tmp_path):
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch_of(0))
+    feed = Feed(shapes, lambda first: map(batch_of, itertools.count(first)))
+    mesh = make_mesh(*mesh, jax.devices()[: mesh[0] * mesh[1]])
+    whole = fit(linear_regression(), feed, config(tmp_path / "whole"), mesh=mesh)
+    fit(linear_regression(), feed, config(tmp_path / "parts", steps=17), mesh=mesh)
+    parts = fit(linear_regression(), feed, config(tmp_path / "parts"), mesh=mesh)
+    assert_same(whole.state, parts.state)
+    assert whole.metrics["loss/fit"] > 0
+
+
+def test_wandb_without_the_package_is_refused_before_training(tmp_path):
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    with pytest.raises(ImportError, match="pip install wandb"):
+        fit(linear_regression(), doubled, config(tmp_path, wandb="daag"))

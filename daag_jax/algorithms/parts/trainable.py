@@ -27,16 +27,24 @@ def make_optimizer(
     max_grad_norm: float = 0.0,
     weight_decay: float = 0.0,
     decay_steps: int = 0,
+    accumulate: int = 1,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) after a clip of the *global* norm; zero switches a part off.
 
     Args:
         decay_steps: updates over which a constant ``learning_rate`` falls to 0 on a line.
+        accumulate: batches whose mean gradient makes one update, for batches that do not fit at once.
+
+    Raises:
+        ValueError: ``accumulate`` is not positive.
     """
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate} is not positive; try 1.")
     if decay_steps:
         learning_rate = optax.linear_schedule(learning_rate, 0.0, decay_steps)
     clip = optax.clip_by_global_norm(max_grad_norm) if max_grad_norm > 0 else optax.identity()
-    return optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
+    optimizer = optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
+    return optimizer if accumulate == 1 else optax.MultiSteps(optimizer, accumulate)
 
 
 def create(params: Params, optimizer: optax.GradientTransformation, ema: bool = False) -> Trainable:
@@ -52,9 +60,14 @@ def apply_gradients(
     optimizer: optax.GradientTransformation,
     ema_decay: float | jax.Array = 0.0,
 ) -> Trainable:
-    """One step of the optimiser, then ``ema <- decay ema + (1 - decay) params`` where an average is kept."""
+    """One step of the optimiser, then ``ema <- decay ema + (1 - decay) params`` where an average is kept.
+
+    While gradients accumulate, both stay as they are.
+    """
     updates, opt = optimizer.update(gradients, trainable.opt, trainable.params)
     params = optax.apply_updates(trainable.params, updates)
+    if isinstance(opt, optax.MultiStepsState):
+        ema_decay = jnp.where(opt.mini_step == 0, ema_decay, 1.0)
     ema = None if trainable.ema is None else track(trainable.ema, params, ema_decay)
     return Trainable(params, ema, opt)
 
