@@ -80,6 +80,15 @@ def test_a_run_of_two_processes_ends_on_sigterm_and_goes_on_in_one(runs, tmp_pat
     assert checkpoint.latest(tmp_path / "checkpoints") == step + 10
 
 
+def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
+    root, _ = runs
+    finished(launched(tmp_path, 20, 2, 2))
+    finished(launched(tmp_path, 40, 1, 4))
+    whole, parts = final(root / "one"), final(tmp_path)
+    for name in whole:
+        np.testing.assert_allclose(whole[name], parts[name], rtol=1e-5, atol=1e-7)
+
+
 def test_a_process_that_fails_ends_the_others(tmp_path):
     script = tmp_path / "fails.py"
     script.write_text(
