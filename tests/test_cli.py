@@ -18,6 +18,7 @@ from daag_jax.editing.compact import COMPACT_EDIT
 from daag_jax.editing.pretrained import SD15_EDIT
 from daag_jax.envs.palette import PALETTE_RGB
 from daag_jax.evaluation import video
+from daag_jax.training.report import read_metrics
 from daag_jax.types import Episode
 
 
@@ -102,6 +103,28 @@ def test_train_writes_a_policy_a_checkpoint_and_a_report(capsys, tmp_path):
     )
     assert "another data" in said
     assert json.loads((run / "policy.json").read_text()) == card
+
+
+def test_a_policy_is_tried_as_it_learns_and_the_best_is_kept(capsys, tmp_path):
+    random = np.random.default_rng(0)
+    normal = lambda *shape: random.normal(size=shape).astype(np.float32)
+    none, rewards = np.zeros((2, 5, 0, 0, 0, 3), np.uint8), np.zeros((2, 4), np.float32)
+    length = np.full(2, 4, np.int32)
+    episodes = Episode(normal(2, 5, 6), none, 0.1 * normal(2, 4, 2), rewards, length)
+    write_episodes(tmp_path / "e.safetensors", episodes)
+    run = tmp_path / "run"
+    options = (
+        f"--fit.steps 4 --fit.directory {run} --batch 4 --fit.no-tensorboard --config.hidden-dims 8"
+    )
+    words = ["train", "bc", str(tmp_path / "e.safetensors"), *options.split()]
+    tried = ["--evaluate-episodes", "4", "--fit.evaluate-every", "2", "--fit.best", "return"]
+    main([*words, *tried, "--world", "maze2d-medium"])
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if "return" in row]
+    assert [row["step"] for row in rows] == [2, 4] and all(row["length"] > 0 for row in rows)
+    assert list((run / "best").glob("step_*"))
+    capsys.readouterr()
+    said = error_of(capsys, *words, *tried, "--fit.no-resume")
+    assert "evaluate_episodes=4 needs a world" in said
 
 
 def test_a_configuration_survives_its_card():

@@ -45,7 +45,8 @@ def read_dataset(path: str | Path) -> tuple[Episode, DatasetInfo]:
         return read_minari(folder)
     if path.exists():
         raise ValueError(
-            f"{path} is no data set; give a Minari data set, .hdf5 of D4RL, .npz or .safetensors."
+            f"{path} is no data set; give a Minari data set, .hdf5 of D4RL, .npz or .safetensors "
+            "(a folder of these: --stream)."
         )
     raise FileNotFoundError(
         f"{path} does not exist, neither as a file nor as a Minari data set; `daag collect WORLD` writes one."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -37,14 +39,37 @@ def write_episodes(
     write_whole(Path(path), write, overwrite=True)
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The open file.
+
+    Raises:
+        ValueError: it is cut short; the message names it.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it is cut short, collect it again."
+        ) from error
+
+
 def cameras_of_file(path: str | Path) -> tuple[str, ...]:
     """Names of the views of a file of episodes; empty where it does not say."""
     with safe_open(path, framework="numpy") as file:
         return tuple(json.loads((file.metadata() or {}).get("cameras", "[]")))
 
 
-def read_episodes(path: str | Path) -> tuple[Episode, str]:
-    """Reads a block of episodes and its task.
+def check_names(path: Path, names: Collection[str], metadata: Mapping[str, str]) -> None:
+    """Raises ValueError where a file lacks a field of episodes, or does not say that it holds them."""
+    missing = [name for name in FIELDS if name not in names]
+    if missing or metadata.get("kind") != "episodes":
+        raise ValueError(f"{path} is no file of episodes (it has no {missing or 'kind'}).")
+
+
+def read_episodes(path: str | Path, with_images: bool = True) -> tuple[Episode, str]:
+    """Reads a block of episodes and its task; without images these have no pixels.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,17 +78,14 @@ def read_episodes(path: str | Path) -> tuple[Episode, str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `daag collect` writes such files.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); it is cut short, collect it again."
-        ) from error
-    missing = [name for name in FIELDS if name not in tensors]
-    if missing or metadata.get("kind") != "episodes":
-        raise ValueError(f"{path} is no file of episodes (it has no {missing or 'kind'}).")
+    with opened(path) as file:
+        names, metadata = file.keys(), file.metadata() or {}
+        check_names(path, names, metadata)
+        wanted = [name for name in names if with_images or name != "images"]
+        tensors = {name: file.get_tensor(name) for name in wanted}
+    if not with_images:
+        frames = tensors["observations"].shape[:2]
+        tensors["images"] = np.zeros((*frames, 0, 0, 0, 3), np.uint8)
     for name, value in tensors.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ValueError(f"{path}: {name} holds NaN or infinity; collect it again.")

@@ -25,16 +25,48 @@ class Stats(NamedTuple):
     task_std: Float[Array, "D"] | None = None
 
 
+class Moments(NamedTuple):
+    """What :func:`stats_of` needs of the decisions of a block, in double precision, and blocks can be merged by."""
+
+    count: int
+    mean: tuple[Float[np.ndarray, "O"], Float[np.ndarray, "A"]]  # of observations and actions
+    squares: tuple[Float[np.ndarray, "O"], Float[np.ndarray, "A"]]  # sum of (x - mean)^2
+
+
 def stats_of(episodes: Episode) -> Stats:
     """Of the steps that happened: padding and the observation after the last action do not count.
 
     The deviation of what never varies is 1, so that it is only centred.
     """
-    found, is_there = [], happened(episodes)
+    return stats_of_moments(moments_of(episodes))
+
+
+def moments_of(episodes: Episode) -> Moments:
+    """Of the same steps as :func:`stats_of`."""
+    is_there, means, squares = happened(episodes), [], []
     for values in (episodes.observations[:, :-1], episodes.actions):
         rows = np.asarray(values)[is_there].astype(np.float64)
-        std = rows.std(axis=0)
-        found += [rows.mean(axis=0), np.where(std > CONSTANT, std, 1.0)]
+        means.append(rows.sum(axis=0) / max(1, len(rows)))
+        squares.append(np.square(rows - means[-1]).sum(axis=0))
+    return Moments(int(is_there.sum()), tuple(means), tuple(squares))
+
+
+def merged(a: Moments, b: Moments) -> Moments:
+    """Of two blocks together: M = M_a + M_b + (mean_b - mean_a)^2 n_a n_b / n  (Chan, Golub and LeVeque 1983)."""
+    count = max(1, a.count + b.count)
+    far = [y - x for x, y in zip(a.mean, b.mean, strict=True)]
+    means = [x + d * (b.count / count) for x, d in zip(a.mean, far, strict=True)]
+    both = zip(a.squares, b.squares, far, strict=True)
+    squares = [x + y + d**2 * (a.count * b.count / count) for x, y, d in both]
+    return Moments(a.count + b.count, tuple(means), tuple(squares))
+
+
+def stats_of_moments(moments: Moments) -> Stats:
+    """Means, and deviations that are 1 where nothing varies."""
+    found = []
+    for mean, squares in zip(moments.mean, moments.squares, strict=True):
+        std = np.sqrt(squares / max(1, moments.count))
+        found += [mean, np.where(std > CONSTANT, std, 1.0)]
     return Stats(*(jnp.asarray(x, jnp.float32) for x in found))
 
 

@@ -86,7 +86,7 @@ def spread_evaluation(
         )
     )
     return lambda policy, key: gathered(
-        run(policy, replicate(jax.random.split(key, mesh.size), mesh))
+        run(*replicate((policy, jax.random.split(key, mesh.size)), mesh))
     )
 
 

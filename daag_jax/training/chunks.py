@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ class Chunk(NamedTuple):
     seconds: float  # that compiling took
 
 
+@runtime_checkable
 class ChunkConfig(Protocol):
     """What of a run's configuration matters here."""
 

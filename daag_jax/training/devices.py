@@ -163,11 +163,14 @@ def placed(batches: Iterator[Any], mesh: Mesh, ahead: int = 1) -> Iterator[Any]:
     place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     put = lambda rows: jax.make_array_from_process_local_data(place, np.asarray(rows))
     waiting: collections.deque[Any] = collections.deque()
-    for batch in batches:
-        waiting.append(jax.tree.map(put, batch))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
+    try:
+        for batch in batches:
+            waiting.append(jax.tree.map(put, batch))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        getattr(batches, "close", lambda: None)()  # ends the threads of a feed
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
