@@ -127,6 +127,27 @@ def test_a_policy_is_tried_as_it_learns_and_the_best_is_kept(capsys, tmp_path):
     assert "evaluate_episodes=4 needs a world" in said
 
 
+def test_a_planner_is_told_goals_and_a_cloner_is_not(tmp_path):
+    random = np.random.default_rng(0)
+    shape = lambda *sizes: random.uniform(-1, 1, sizes).astype(np.float32)
+    none, length = np.zeros((2, 17, 0, 0, 0, 3), np.uint8), np.full(2, 16, np.int32)
+    episodes = Episode(3 + 2 * shape(2, 17, 4), none, shape(2, 16, 2), shape(2, 16), length)
+    write_episodes(tmp_path / "e.safetensors", episodes, "maze2d-umaze-v1")
+    form = "--config.trajectory.horizon 8 --config.trajectory.goal-dims 0 1 --config.widths 8 16"
+    cards = {}
+    for name, options in (("diffuser", form), ("bc", "--config.hidden-dims 8")):
+        words = f"--fit.steps 1 --fit.directory {tmp_path / name} --batch 2 --fit.no-tensorboard"
+        main(["train", name, str(tmp_path / "e.safetensors"), *options.split(), *words.split()])
+        cards[name] = json.loads((tmp_path / name / "policy.json").read_text())
+    assert cards["diffuser"]["spec"]["task_dim"] == 2 and cards["bc"]["spec"]["task_dim"] == 0
+    stats = cards["diffuser"]["stats"]
+    assert stats["task_mean"] == stats["observation_mean"][:2]
+    low = (episodes.observations[:, :-1] - stats["observation_mean"]) / stats["observation_std"]
+    np.testing.assert_allclose(
+        [low.min(axis=(0, 1)), low.max(axis=(0, 1))], [[-1] * 4, [1] * 4], rtol=1e-5
+    )
+
+
 def test_a_configuration_survives_its_card():
     for config in (BcConfig(hidden_dims=(7,)), SelfImitationConfig(binary_dims=(2,))):
         card = json.loads(json.dumps(dataclasses.asdict(config)))

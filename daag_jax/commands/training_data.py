@@ -8,7 +8,7 @@ from typing import Any
 def prepared(options: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Episodes fit to train on, the spec, statistics (or None), and the world as ``policy.json`` keeps it."""
     from daag_jax.data.datasets import check_dataset, has_pixels, read_dataset, widened
-    from daag_jax.data.normalize import stats_of
+    from daag_jax.data.normalize import limits_of, stats_of
 
     episodes, info = read_dataset(options.episodes)
     if options.only_successes:
@@ -26,7 +26,12 @@ def prepared(options: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
     episodes = check_dataset(episodes, spec, world, info, **check)
     if options.any_actions:
         spec = widened(spec, episodes)
-    stats = stats_of(episodes) if options.normalize else None
+    form = getattr(options.config, "trajectory", None)  # of a planner, whose data lie in [-1, 1]
+    if form is None and "task" not in episodes.extras:
+        spec = spec._replace(task_dim=0)  # nobody says what an episode was to reach
+    stats = None
+    if options.normalize:
+        stats = stats_of(episodes) if form is None else limits_of(episodes, form.goal_dims)
     return episodes, spec, stats, {"name": world}
 
 

@@ -16,6 +16,7 @@ A run passes when every leaf of its last state has the bits of the run that nobo
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import signal
@@ -59,9 +60,11 @@ def start(folder: Path, config: Config, file_bytes: int | None = None) -> subpro
     limit = None
     if file_bytes is not None:
         limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=limit
-    )
+    environ = dict(os.environ)
+    if file_bytes is not None:  # compiled programs would be cut short, too
+        environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environ, preexec_fn=limit, **pipes)
 
 
 def finished(process: subprocess.Popen) -> str:
