@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(BIN)/daag demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # Parity with PyTorch's diffusers and transformers, which it installs beside the rest.
 test-oracle: $(STAMP)

@@ -49,16 +49,16 @@ from daag_jax.algorithms.parts.trajectories import (
     check_goal_units,
     check_length,
     chosen,
+    draw,
     held,
     known_in,
-    known_of,
+    known_now,
     reach_of,
-    starting_point,
     trajectories,
 )
 from daag_jax.data.blocks import action_bounds
 from daag_jax.data.normalize import Stats
-from daag_jax.diffusion import guidance, losses, projections, samplers, schedules
+from daag_jax.diffusion import guidance, losses, schedules
 from daag_jax.diffusion.process import PARAMETERISATIONS, GaussianProcess
 from daag_jax.names import check_name
 from daag_jax.networks.mlp import Mlp
@@ -265,10 +265,7 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
     def make_plan(
         state: DecisionDiffuserState, context: Context, previous: Plan | None, key: Key
     ) -> Plan:
-        noise_key, sample_key = jax.random.split(key)
-        present = jnp.repeat(context.observations[:, -1], num, axis=0)
-        goal = jnp.repeat(context.extras["task"], num, axis=0) if form.goal_dims else None
-        known = known_of(form, spec, present, goal)
+        known, goal = known_now(form, spec, context, num)
         asked = [
             {
                 name: jnp.repeat(values, num, axis=0)
@@ -279,18 +276,7 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
         denoise = asked_denoiser(state, asked)
         is_known = known.is_known.astype(jnp.float32)
         denoise = guidance.inpaint(guidance.clip(denoise), known.values, is_known)
-        noise = jax.random.normal(noise_key, known.values.shape)
-        x, times = starting_point(form, drawing, process.schedule, previous, noise)
-        x = samplers.sample(
-            denoise,
-            process.schedule,
-            held(x, known),
-            times,
-            sample_key,
-            drawing.sampler,
-            temperature=drawing.temperature,
-            project=projections.hold(known.values, known.is_known),
-        )
+        x = draw(form, drawing, process.schedule, denoise, known, previous, key)
         score = arrival_score(form, spec, drawing, x, goal)
         return chosen(form, spec, x, score, state.reach, drawing)
 

@@ -51,11 +51,11 @@ from daag_jax.algorithms.parts.trajectories import (
     check_length,
     chosen,
     dim_of,
+    draw,
     held,
     known_in,
-    known_of,
+    known_now,
     reach_of,
-    starting_point,
     trajectories,
 )
 from daag_jax.data.normalize import Stats
@@ -243,14 +243,11 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
     """``(state, context, previous plan or None, key) -> Plan`` in the learner's units."""
     form, drawing = config.trajectory, config.drawing
     net, value_net = networks(config)
-    process, num = process_of(config), drawing.candidates
+    process = process_of(config)
     first_time = 1.0 / config.num_steps  # the least that V has seen
 
     def make_plan(state: DiffuserState, context: Context, previous: Plan | None, key: Key) -> Plan:
-        noise_key, sample_key = jax.random.split(key)
-        present = jnp.repeat(context.observations[:, -1], num, axis=0)
-        goal = jnp.repeat(context.extras["task"], num, axis=0) if form.goal_dims else None
-        known = known_of(form, spec, present, goal)
+        known, goal = known_now(form, spec, context, drawing.candidates)
         denoise = process.denoiser(lambda xt, time: net.apply(averaged(state.net), xt, time))
         is_known = known.is_known.astype(jnp.float32)
         if config.clip:
@@ -258,25 +255,12 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
         denoise = guidance.inpaint(denoise, known.values, is_known)
         for guide in guides:
             denoise = guide(denoise)
-        noise = jax.random.normal(noise_key, known.values.shape)
-        x, times = starting_point(form, drawing, process.schedule, previous, noise)
-        x = samplers.sample(
-            denoise,
-            process.schedule,
-            held(x, known),
-            times,
-            sample_key,
-            drawing.sampler,
-            temperature=drawing.temperature,
-            project=projection(state, known),
-        )
+        climb = climbing(state, known) if config.guide_scale else None
+        x = draw(form, drawing, process.schedule, denoise, known, previous, key, climb)
         return chosen(form, spec, x, score(state, x, goal), state.reach, drawing)
 
-    def projection(state: DiffuserState, known: Known) -> samplers.Project:
-        hold = projections.hold(known.values, known.is_known)
-        if not config.guide_scale:
-            return hold
-        climb = projections.climb(
+    def climbing(state: DiffuserState, known: Known) -> samplers.Project:
+        return projections.climb(
             process.schedule,
             lambda x, time: value_net.apply(averaged(state.value), x, time),
             config.guide_scale,
@@ -285,7 +269,6 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
             interval=1.0 / drawing.num_inference_steps,
             condition=lambda x: held(x, known),
         )
-        return projections.chain(hold, climb)
 
     def score(state: DiffuserState, x: Array, goal: Array | None) -> Float[Array, "N"]:
         if config.select == "value" and config.value_widths:

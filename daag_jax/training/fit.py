@@ -40,7 +40,7 @@ from daag_jax.training.chunks import (
 )
 from daag_jax.training.keys import key_at
 from daag_jax.training.meters import Meter, Trace
-from daag_jax.training.processes import agreed, is_main
+from daag_jax.training.processes import agreed, barrier, is_main
 from daag_jax.training.report import Report
 from daag_jax.training.room import check_room
 from daag_jax.training.signals import noted_signals
@@ -146,6 +146,7 @@ def fit(
         files = Checkpoints(Path(config.directory) / "checkpoints", config.keep)
         state, totals, start = _resume(files, state, totals, config)
     chunk = compile_chunk(algorithm, batches, mesh, config, (root, state, totals), start)
+    barrier("compiled")  # one that is slower would let the collectives of the others time out
     speaks = is_main()  # one process of many writes and says
     report = Report(
         config.directory if speaks else None,

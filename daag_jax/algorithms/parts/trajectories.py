@@ -23,9 +23,10 @@ from jaxtyping import Array, Bool, Float
 from daag_jax.algorithms.parts import planning
 from daag_jax.algorithms.parts.planning import Plan
 from daag_jax.data.normalize import Stats
-from daag_jax.diffusion import samplers, schedules
+from daag_jax.diffusion import projections, samplers, schedules
+from daag_jax.diffusion.process import Denoise
 from daag_jax.names import check_name
-from daag_jax.types import Batch, Key, Spec
+from daag_jax.types import Batch, Context, Key, Spec
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,15 @@ def known_of(
     return Known(values, is_known.at[:, -1, jnp.array((*config.goal_dims, *still))].set(True))
 
 
+def known_now(
+    config: TrajectoryConfig, spec: Spec, context: Context, num: int
+) -> tuple[Known, Float[Array, "N G"] | None]:
+    """What each of ``num`` candidates of B plans must hold, and the goals that the tasks name."""
+    first = jnp.repeat(context.observations[:, -1], num, axis=0)
+    goal = jnp.repeat(context.extras["task"], num, axis=0) if config.goal_dims else None
+    return known_of(config, spec, first, goal), goal
+
+
 def known_in(config: TrajectoryConfig, spec: Spec, x0: Float[Array, "B H D"]) -> Known:
     """What would have been known of a trajectory that was carried out."""
     goal = x0[:, -1, jnp.array(config.goal_dims)] if config.goal_dims else None
@@ -234,6 +244,33 @@ def starting_point(
     num = max(1, round(drawing.num_inference_steps * drawing.warm_time))
     times = schedules.uniform_times(num, drawing.warm_time)
     return samplers.start(schedule, x0, noise, times[0]), times
+
+
+def draw(
+    config: TrajectoryConfig,
+    drawing: DrawingConfig,
+    schedule: schedules.Schedule,
+    denoise: Denoise,
+    known: Known,
+    previous: Plan | None,
+    key: Key,
+    project: samplers.Project | None = None,
+) -> Float[Array, "N H D"]:
+    """Trajectories that hold what is known, from noise or from the previous plan; ``project`` acts after every step."""
+    noise_key, sample_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, known.values.shape)
+    x, times = starting_point(config, drawing, schedule, previous, noise)
+    hold = projections.hold(known.values, known.is_known)
+    return samplers.sample(
+        denoise,
+        schedule,
+        held(x, known),
+        times,
+        sample_key,
+        drawing.sampler,
+        temperature=drawing.temperature,
+        project=hold if project is None else projections.chain(hold, project),
+    )
 
 
 def arrival_score(
