@@ -10,6 +10,7 @@
     daag report RUN                                  report.html of a run folder
     daag weights check FOLDER                        what a folder of Stable Diffusion, ControlNet or CLIP holds
     daag weights fetch OWNER/NAME FOLDER             such a folder from the Hugging Face hub
+    daag compile --topology v5e:4x4                  programs for TPU pods without one: memory, collectives, scaling
     daag list                                        algorithms, worlds, tasks, shipped weights
 
 An unknown name is answered with the nearest one.
@@ -27,12 +28,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from daag_jax.commands.compiled import Compile, compile_programs
 from daag_jax.commands.episodes import ENVS, Collect, collect
 from daag_jax.commands.launch import launch
 from daag_jax.commands.policies import Evaluate, evaluate, train
 from daag_jax.commands.videos import Edit, edit
 from daag_jax.commands.weights import Check, Fetch, check, fetch
 from daag_jax.names import check_name
+from daag_jax.training.compilations import keep_compilations
 
 Positional = tyro.conf.Positional
 
@@ -115,12 +118,14 @@ COMMANDS: dict[str, Any] = {
     "report": _command(Report, report),
     "weights": weights,
     "launch": launch,
+    "compile": _command(Compile, compile_programs),
     "list": _command(List, list_all),
 }
 
 
 def main(arguments: Annotated[Sequence[str] | None, "sys.argv[1:] by default"] = None) -> None:
     """Runs one command; what is wrong with its input is said in one line, with exit code 2."""
+    keep_compilations()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)

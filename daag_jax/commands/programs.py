@@ -72,9 +72,7 @@ def lower_finetuning(mesh: Mesh, items: int) -> Lowered:
         "prompts": shape((num, 1 + OBJECTS), jnp.int32),
     }
     none = shape((num, 1, 0), jnp.float32)
-    batch = Batch(
-        none, none, shape((num, 1), jnp.float32), shape((num, 1), jnp.bool_), extras
-    )
+    batch = Batch(none, none, shape((num, 1), jnp.float32), shape((num, 1), jnp.bool_), extras)
     return lower_update(algorithm, batch, mesh)
 
 
@@ -146,7 +144,8 @@ def lower_editor(
         tuple(weights.controlnet_shapes(size) for _, size in EDITED.controlnets),
     )
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
-    shape, pixels, width = jax.ShapeDtypeStruct, (num, frames, SIZE, SIZE), 768
+    shape, pixels = jax.ShapeDtypeStruct, (num, frames, SIZE, SIZE)
+    width = EDITED.unet.cross_attention_dim
     clip = Clip(
         shape((*pixels, 3), jnp.uint8),
         shape(pixels, jnp.float32),

@@ -1,8 +1,8 @@
 """Slices of TPU pods that are not there: their chips, and meshes over them for ahead-of-time compilation.
 
-The compiler for TPUs is the wheel ``libtpu``; it needs no TPU.  What a chip can do is taken from the pages "TPU v5e" and
-"TPU v5p" of the Cloud TPU documentation: peak in bfloat16, memory and its bandwidth, and the bandwidth at which a chip
-sends over all its links together (1,600 and 4,800 Gbit/s; the pages give both directions, 400 and 1,200 GB/s).
+The compiler for TPUs is the wheel ``libtpu``; it needs no TPU.  What a chip can do is taken from the Cloud TPU
+documentation, pages "TPU v5e" and "TPU v5p": peak in bfloat16, memory and its bandwidth, and the bandwidth at which a
+chip sends over all its links together (1,600 and 4,800 Gbit/s; the pages now give both directions, 400 and 1,200 GB/s).
 """
 
 from __future__ import annotations

@@ -1,0 +1,203 @@
+"""What scaling costs: work and traffic of a device as devices are added, `fit` over a bare step, and saving.
+
+    python -m benchmarks.scaling            # about 5 min on two CPU cores
+
+Weak scaling is read off compiled programs of 1 to 8 virtual devices, each with its own share of the batch: FLOP and
+bytes that one device computes and sends in a step, which should not grow.  (With a ring, an all-reduce of n bytes sends
+2 n (d - 1) / d of them; the table shows n.)  `fit` and a bare loop over the same compiled step take turns; what is told
+are medians over rounds.  Saving is what a step takes longer when every hundredth is followed by an asynchronous
+checkpoint of the whole state.  The limits: 2 % over a bare step, 5 % for saving.  The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.table import Table
+
+from daag_jax.algorithms.bc import BcConfig
+from daag_jax.algorithms.dbc import DbcConfig, dbc
+from daag_jax.algorithms.diffuser import DiffuserConfig, diffuser
+from daag_jax.algorithms.parts.density import DensityConfig
+from daag_jax.algorithms.parts.trajectories import TrajectoryConfig
+from daag_jax.data.windows import draw_windows, episode_data
+from daag_jax.training.compiled import cost_of
+from daag_jax.training.devices import born_sharded, make_mesh, replicate, split_batch
+from daag_jax.training.fit import FitConfig, Sampler, fit
+from daag_jax.training.keys import key_at
+from daag_jax.training.report import read_metrics
+from daag_jax.types import Algorithm, Key, Metrics, Spec, State
+from experiments.scaling.programs import walks
+
+SPEC = Spec(4, 2)
+DEVICES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Config:
+    """How long it is measured."""
+
+    steps: int = 300  # of a round
+    rounds: int = 5
+    rows_per_device: int = 16
+    only_weak: bool = False  # the part of virtual devices, as a process of its own
+
+
+def algorithms() -> dict[str, Algorithm]:
+    """What is measured: Diffuser's U-Net, and Diffusion-BC's policy and model."""
+    planner = DiffuserConfig(TrajectoryConfig(32), widths=(16, 32, 64), time_dim=16)
+    cloning = DbcConfig(BcConfig((256, 256, 256)), DensityConfig(width=128, depth=3))
+    return {"diffuser": diffuser(planner, SPEC), "dbc": dbc(cloning, SPEC)}
+
+
+def sampler_of(algorithm: Algorithm, batch: int) -> Sampler:
+    """Windows of random walks."""
+    data = episode_data(walks(), algorithm.window)
+    return Sampler(data, lambda data, key, n: draw_windows(data, algorithm.window, batch, key))
+
+
+def weak(config: Config) -> list[dict[str, Any]]:
+    """FLOP and collective bytes of a device in one step, by number of devices and slices of the model."""
+    rows = []
+    for name, algorithm in algorithms().items():
+        for count in DEVICES:
+            for fsdp in sorted({1, count}):
+                mesh = make_mesh(-1, fsdp, jax.devices()[:count])
+                sampler = sampler_of(algorithm, config.rows_per_device * count)
+                _, lowered = lowered_step(algorithm, sampler, mesh)
+                cost = cost_of(lowered.compile())
+                row = {"program": name, "devices": count, "slices": fsdp, "flops": cost.flops}
+                kinds = {k: (t.count, t.bytes) for k, t in cost.collectives.items()}
+                rows.append(
+                    row | {"collectives": kinds, "bytes": sum(b for _, b in kinds.values())}
+                )
+    return rows
+
+
+def lowered_step(algorithm: Algorithm, sampler: Sampler, mesh: Mesh) -> tuple[Any, Any]:
+    """What a step carries, and the bare step: batch and update, state donated, as ``fit`` has it."""
+    root = jax.random.key(0)
+    state = born_sharded(algorithm.init, mesh, key_at(root, "init", 0))
+    root, data = replicate((root, sampler.data), mesh)
+    places = jax.tree.map(lambda x: x.sharding, state)
+
+    def step(data: Any, root: Key, state: State, n: jax.Array) -> tuple[State, Metrics]:
+        batch = split_batch(sampler.draw(data, key_at(root, "data", n), n), mesh)
+        return algorithm.update(state, batch, key_at(root, "update", n))
+
+    jitted = jax.jit(step, donate_argnums=2, out_shardings=(places, None))
+    return (data, root, state), jitted.lower(data, root, state, np.int32(0))
+
+
+def bare_seconds(algorithm: Algorithm, sampler: Sampler, steps: int) -> Callable[[], float]:
+    """A function that gives the seconds of a step in a loop that does nothing else."""
+    (data, root, begun), lowered = lowered_step(
+        algorithm, sampler, make_mesh(1, 1, jax.devices()[:1])
+    )
+    step = lowered.compile()
+
+    def measure() -> float:
+        state = jax.tree.map(lambda x: x.copy(), begun)
+        state, _ = step(data, root, state, np.int32(0))
+        began = time.perf_counter()
+        for n in range(1, steps):
+            state, metrics = step(data, root, state, np.int32(n))
+        jax.block_until_ready((state, metrics))
+        return (time.perf_counter() - began) / (steps - 1)
+
+    return measure
+
+
+def fit_seconds(algorithm: Algorithm, sampler: Sampler, steps: int, every: int) -> float:
+    """Seconds of a step in ``fit``, which logs every hundredth and saves every ``every``; the first hundred apart."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = FitConfig(
+            steps + 100, directory=folder, checkpoint_every=every, progress=False, tensorboard=False
+        )
+        fit(algorithm, sampler, config, mesh=make_mesh(1, 1, jax.devices()[:1]))
+        rows = [row for row in read_metrics(f"{folder}/metrics.jsonl") if "steps_per_second" in row]
+        return (rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["step"] - rows[0]["step"])
+
+
+def overhead(name: str, algorithm: Algorithm, config: Config) -> dict[str, Any]:
+    """Of ``fit`` over a bare step, and of saving over ``fit``, taking turns."""
+    sampler, steps = sampler_of(algorithm, 4 * config.rows_per_device), config.steps
+    arms = {
+        "bare": bare_seconds(algorithm, sampler, steps),
+        "fit": lambda: fit_seconds(algorithm, sampler, steps, 10**9),
+        "saving": lambda: fit_seconds(algorithm, sampler, steps, 100),
+    }
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    for _ in range(config.rounds):
+        for arm, measure in arms.items():
+            found[arm].append(measure())
+
+    def more(arm: str, than: str) -> float:
+        ratios = (x / y for x, y in zip(found[arm], found[than], strict=True))
+        return statistics.median(ratios) - 1
+
+    row = {"program": name} | {f"{k}_ms": 1e3 * statistics.median(v) for k, v in found.items()}
+    return row | {"fit_over_bare": more("fit", "bare"), "saving_over_fit": more("saving", "fit")}
+
+
+def weak_elsewhere(config: Config) -> list[dict[str, Any]]:
+    """``weak`` in a process with virtual devices, which would disturb the timing of this one."""
+    flags = (
+        os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={max(DEVICES)}"
+    )
+    command = [sys.executable, "-m", "benchmarks.scaling", "--only-weak"]
+    command += ["--rows-per-device", str(config.rows_per_device)]
+    said = subprocess.run(
+        command,
+        env=os.environ | {"XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+def main(config: Config) -> None:
+    if config.only_weak:
+        print(json.dumps(weak(config)))
+        return
+    found = {
+        "weak": weak_elsewhere(config),
+        "overheads": [overhead(name, a, config) for name, a in algorithms().items()],
+    }
+    console = Console(width=120)
+    table = Table(
+        "program", "devices", "slices", "MFLOP", "collectives", "MB", title="one device, one step"
+    )
+    for row in found["weak"]:
+        kinds = ", ".join(f"{count:g} {kind}" for kind, (count, _) in row["collectives"].items())
+        numbers = [f"{row['flops'] / 1e6:.1f}", kinds, f"{row['bytes'] / 1e6:.2f}"]
+        table.add_row(row["program"], str(row["devices"]), str(row["slices"]), *numbers)
+    console.print(table)
+    table = Table(
+        "program", "bare [ms]", "fit [ms]", "saving [ms]", "fit over bare", "saving over fit"
+    )
+    for row in found["overheads"]:
+        seconds = [f"{row[k]:.2f}" for k in ("bare_ms", "fit_ms", "saving_ms")]
+        shares = [f"{row[k]:+.1%}" for k in ("fit_over_bare", "saving_over_fit")]
+        table.add_row(row["program"], *seconds, *shares)
+    console.print(table)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
