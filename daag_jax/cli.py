@@ -4,6 +4,7 @@
     daag collect --policy expert --out runs/expert   episodes of RGB stacking, as a file
     daag collect maze2d-medium --out runs/maze       demonstrations of a world without pixels, as a Minari dataset
     daag train dbc runs/maze                         an algorithm on such a file or dataset; also .npz and D4RL's .hdf5
+    daag plan multi2d-large-v1                       the shipped planner in a maze: score, and a picture of plans
     daag evaluate runs/bc                            success rate with its interval, and videos
     daag launch --processes 2 daag train dbc ...     one run in several processes; also of several hosts
     daag edit FRAMES red=green                       colours of objects in a video, by diffusion
@@ -31,6 +32,7 @@ import tyro
 from daag_jax.commands.compiled import Compile, compile_programs
 from daag_jax.commands.episodes import ENVS, Collect, collect
 from daag_jax.commands.launch import launch
+from daag_jax.commands.plans import Plan, plan
 from daag_jax.commands.policies import Evaluate, evaluate, train
 from daag_jax.commands.videos import Edit, edit
 from daag_jax.commands.weights import Check, Fetch, check, fetch
@@ -112,6 +114,7 @@ WEIGHTS: dict[str, Any] = {"check": (Check, check), "fetch": (Fetch, fetch)}
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "train": train,
+    "plan": _command(Plan, plan),
     "evaluate": _command(Evaluate, evaluate),
     "collect": _command(Collect, collect),
     "edit": _command(Edit, edit),

@@ -148,6 +148,16 @@ def test_a_planner_is_told_goals_and_a_cloner_is_not(tmp_path):
     )
 
 
+def test_the_shipped_planner_reaches_its_goals_and_draws_its_plans(capsys, tmp_path):
+    out = tmp_path / "plan"
+    main(["plan", "maze2d-umaze-v1", "--episodes", "8", "--shown", "2", "--out", str(out)])
+    results = json.loads((out / "results.json").read_text())
+    assert results["success"] == 1.0 and results["normalized score"] > 100.0
+    assert (out / "plans.png").stat().st_size > 5000
+    assert "normalized score" in capsys.readouterr().out
+    assert "nearest is" in error_of(capsys, "plan", "maze2d-humaze-v1")
+
+
 def test_a_configuration_survives_its_card():
     for config in (BcConfig(hidden_dims=(7,)), SelfImitationConfig(binary_dims=(2,))):
         card = json.loads(json.dumps(dataclasses.asdict(config)))
