@@ -4,9 +4,9 @@
     daag compile --topology v5e:4x4 v5e:16x16 v5p:4x4x4 --programs finetuning planner rollout --out runs/compile
 
 For each program and topology: the compiler's own figures of memory, FLOP and bytes counted in the compiled text, its
-collectives, and the time of the roofline (``training.compiled``), which nothing on a real chip can be below.  Weak
-scaling is the time on one chip over that on many, each chip with the same work.  Writes the compiled text and
-results.json after every program, and tables.md.
+collectives, and the time of the roofline (``training.compiled``), an estimate from below.  Weak scaling is the time on
+one chip over that on many, each chip with the same work.  Writes the compiled text and results.json after every
+program, and tables.md.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def tables(rows: Sequence[Row]) -> str:
         cost_table(done),
         "Collectives of one chip in one step: number, bytes of the whole arrays, bytes that a ring sends",
         collective_table(done),
-        "Weak scaling by the roofline: the least time of a step, each chip with the same work",
+        "Weak scaling by the roofline: an estimate of the least time of a step, each chip with the same work",
         scaling_table(done),
     ]
     failed = [said_of(row) for row in rows if "problem" in row]

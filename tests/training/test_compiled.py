@@ -230,6 +230,7 @@ def test_tables_say_efficiency_and_what_was_not_compiled():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 def test_a_program_is_compiled_for_a_tpu_that_is_not_there(monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
