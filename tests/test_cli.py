@@ -133,7 +133,7 @@ def test_a_planner_is_told_goals_and_a_cloner_is_not(tmp_path):
     none, length = np.zeros((2, 17, 0, 0, 0, 3), np.uint8), np.full(2, 16, np.int32)
     episodes = Episode(3 + 2 * shape(2, 17, 4), none, shape(2, 16, 2), shape(2, 16), length)
     write_episodes(tmp_path / "e.safetensors", episodes, "maze2d-umaze-v1")
-    form = "--config.trajectory.horizon 8 --config.trajectory.goal-dims 0 1 --config.widths 8 16"
+    form = "--config.trajectory.horizon 8 --config.trajectory.goal-dims 0 1 --config.widths 8"
     cards = {}
     for name, options in (("diffuser", form), ("bc", "--config.hidden-dims 8")):
         words = f"--fit.steps 1 --fit.directory {tmp_path / name} --batch 2 --fit.no-tensorboard"

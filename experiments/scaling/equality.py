@@ -48,6 +48,7 @@ class Config:
     """What is compared."""
 
     programs: tuple[str, ...] = tuple(PROGRAMS)
+    shapes: tuple[str, ...] = tuple(str(shape) for shape in SHAPES[1:])  # beside one device
     steps: int = 10
     tolerance: float = 1e-4
     directory: Path = Path("runs/experiments/scaling/equality")
@@ -55,6 +56,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in self.programs:
             check_name("program", name, PROGRAMS)
+        for name in self.shapes:
+            check_name("shape", name, [str(shape) for shape in SHAPES])
 
 
 def losses_of(program: str, shape: Shape, config: Config) -> np.ndarray:
@@ -78,6 +81,8 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     for program in config.programs:
         first, found[program] = losses_of(program, SHAPES[0], config), {}
         for shape in SHAPES[1:]:
+            if str(shape) not in config.shapes:
+                continue
             if program == "agent" and shape.fsdp > 1:  # its policy is on every device
                 continue
             difference = np.abs(losses_of(program, shape, config) - first)
@@ -88,10 +93,9 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     (config.directory / "results.json").write_text(
         json.dumps({"differences": found, "made": provenance()}, indent=1)
     )
-    shapes = [str(shape) for shape in SHAPES[1:]]
-    table = Table("program", *shapes, title="largest relative difference from one device")
+    table = Table("program", *config.shapes, title="largest relative difference from one device")
     for program, row in found.items():
-        table.add_row(program, *(f"{row[s]:.2g}" if s in row else "" for s in shapes))
+        table.add_row(program, *(f"{row[s]:.2g}" if s in row else "" for s in config.shapes))
     Console(width=120).print(table)
     return found
 

@@ -152,6 +152,7 @@ def test_edited_episodes_are_shown_beside_their_oracle(parts, tmp_path):
     assert all(film.caption.startswith("The robot is grasping the red object →") for film in films)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_told_its_task_runs_and_hears_it(parts):
     world, detector, _ = parts
     told = world._replace(instruct=lambda task: np.float32([len(task), 1, 0]) / 32)
