@@ -18,7 +18,7 @@ from daag_jax.data.buffer import Steps, empty_task_buffer, sample_steps
 from daag_jax.envs.tasks.rgb_stacking import Task, parse_task
 from daag_jax.evaluation.rollout import grouped_rollout, rollout
 from daag_jax.training.devices import mesh_for_batch, replicate, split_batch
-from daag_jax.training.processes import gathered
+from daag_jax.training.processes import barrier, gathered
 from daag_jax.types import Episode, Key
 
 EXPLORE_ALL = 1e3  # scale of exploration at which every action is random
@@ -55,6 +55,9 @@ class Programs:
         self._init = jax.jit(self.algorithm.init, out_shardings=everywhere)
         self._train = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
         self._collect = grouped_rollout(run, mesh)
+        if jax.process_count() > 1:
+            self.compile()
+            barrier("compiled")  # one that is slower would let the collectives of the others time out
 
     def compile(self) -> None:
         """Compiles all of them before their first use, in a thread beside other work."""

@@ -18,7 +18,7 @@ def asset(name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"{name} is not among the shipped weights {sorted(p.name for p in ASSETS.glob('*.safetensors'))}; "
-            "train it with `python -m experiments.pretrain.autoencoder`, `.clip`, `.denoiser` or `.experts`, or, a planner, "
+            "train it with `python -m experiments.pretrain.autoencoder`, `.clip`, `.denoiser` or `.experts`; a planner "
             "with `python -m experiments.planning.maze2d` and `.ship`."
         )
     return path

@@ -35,8 +35,9 @@ class Physics:
 
     def __init__(self, model: mujoco.MjModel):
         self.model = model
-        self.mjx_model = mjx.put_model(model)
-        self.blank = mjx.make_data(self.mjx_model)
+        own = jax.local_devices()[0]  # MJX takes the first of all, which may be another process's
+        self.mjx_model = mjx.put_model(model, device=own)
+        self.blank = mjx.make_data(self.mjx_model, device=own)
 
     @property
     def timestep(self) -> float:

@@ -249,7 +249,7 @@ def _abstract_leaves(like: Any) -> dict[str, Any]:
         raw = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
         sharding = getattr(leaf, "sharding", None)
         if sharding is None:
-            sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
 
     leaves = jax.tree_util.tree_leaves_with_path(like)

@@ -13,6 +13,9 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
+import sys
+import traceback
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,6 +46,16 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
         jax.distributed.initialize(environ[ADDRESS], count, index)
     elif is_cluster(environ):
         jax.distributed.initialize()  # which finds the addresses by itself
+    if jax.distributed.is_initialized():
+        sys.excepthook = fail_at_once
+
+
+def fail_at_once(kind: type, error: BaseException, where: types.TracebackType | None) -> None:
+    """Ends a process that failed; at a usual exit it would wait for the others, who wait for it."""
+    traceback.print_exception(kind, error, where)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
@@ -91,4 +104,5 @@ def gathered(tree: Any) -> Any:
     """Arrays that lie on the devices of many processes, whole, as numpy, on each of them."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
+    barrier("gathered")  # who still compiles would let the collective of the others time out
     return multihost_utils.process_allgather(tree, tiled=True)

@@ -155,10 +155,10 @@ def agent(config: Config) -> list[float]:
         width=4, hidden_dims=(16,), stem_stride=4, binary_dims=(2,), exploration=Exploration(0.1)
     )
     sizes = DaagConfig(
-        tasks=("Grasp the red object",),
+        tasks=("Grasp the red object", "Grasp the green object"),
         iterations=2,
-        episodes=8,
-        group=1,
+        episodes=32,
+        group=4,
         train_steps=config.steps,
         batch=8,
         capacity=64,
@@ -172,7 +172,8 @@ def agent(config: Config) -> list[float]:
     # so low that an untrained detector sees something in most frames
     low = detector._replace(thresholds=jnp.full_like(detector.thresholds, 0.02))
     rows = run_daag(world, low, sizes, config.directory)
-    return [float(row[k]) for row in rows for k in ("loss", "kept", "edited", "buffer", "success")]
+    numbers = ("loss", "kept", "edited", "buffer", "success")  # without a buffer there is no loss
+    return [float(row[k] or 0.0) for row in rows for k in numbers]
 
 
 PROGRAMS: dict[str, Callable[[Config], list[float]]] = {
