@@ -57,7 +57,9 @@ class Programs:
         self._collect = grouped_rollout(run, mesh)
         if jax.process_count() > 1:
             self.compile()
-            barrier("compiled")  # one that is slower would let the collectives of the others time out
+            barrier(
+                "compiled"
+            )  # one that is slower would let the collectives of the others time out
 
     def compile(self) -> None:
         """Compiles all of them before their first use, in a thread beside other work."""

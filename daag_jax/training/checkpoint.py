@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from daag_jax.training import packing
 from daag_jax.training.devices import path_name
 from daag_jax.training.fingerprints import fingerprints
 from daag_jax.training.processes import barrier, is_main, told
@@ -65,10 +66,15 @@ def _named_leaves(state: Any) -> dict[str, Any]:
     return named
 
 
-def _storable(leaf: Any) -> jax.Array | np.ndarray:
-    """A private copy that Orbax can write while training goes on (CPU buffers would be shared)."""
+def _raw(leaf: Any) -> jax.Array | np.ndarray:
+    """Numbers: a key's own, and an array of what is none."""
     if _is_key(leaf):
-        leaf = jax.random.key_data(leaf)
+        return jax.random.key_data(leaf)
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _own(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """A copy that Orbax can write while training goes on (CPU buffers would be shared)."""
     if isinstance(leaf, jax.Array):
         on_cpu = next(iter(leaf.devices())).platform == "cpu"
         return jnp.copy(leaf) if on_cpu else leaf
@@ -114,18 +120,22 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._clear_leftovers()
             self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        leaves = {name: _storable(leaf) for name, leaf in _named_leaves(state).items()}
-        empty = [name for name, leaf in leaves.items() if leaf.size == 0]
+        leaves = {name: _raw(leaf) for name, leaf in _named_leaves(state).items()}
+        filled = {name: leaf for name, leaf in leaves.items() if leaf.size}
+        groups = packing.groups_of(filled)
         described = {
             "step": step,
-            "fingerprints": fingerprints({k: v for k, v in leaves.items() if k not in empty}),
+            "fingerprints": fingerprints(filled),
             "leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves.items()},
+            "packed": groups,
             "metadata": metadata or {},
         }
+        packed = {name for members in groups.values() for name in members}
+        arrays = {name: _own(leaf) for name, leaf in filled.items() if name not in packed}
+        arrays |= packing.pack(filled, groups)
         if told(lambda: self.path(step).exists()):
             self._discard(self.path(step))
             barrier("checkpoint replaced")
-        arrays = {name: leaf for name, leaf in leaves.items() if name not in empty}
         self._written = step
         try:
             self._writer.save(
@@ -197,9 +207,15 @@ class Checkpoints:
             targets = _abstract_leaves(like)
             _check_structure(stored, targets, self.path(step))
         targets = {k: leaf for k, leaf in targets.items() if k in described["fingerprints"]}
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
+        groups = described.get("packed", {})
+        packed = {name for members in groups.values() for name in members}
+        wanted = {k: leaf for k, leaf in targets.items() if k not in packed}
+        wanted |= packing.vectors_of(stored, groups)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         arrays = reader.restore(self.path(step), args=args)["state"]
+        vectors = {name: arrays.pop(name) for name in groups}
+        arrays |= packing.unpack(vectors, groups, targets)
         found = fingerprints(arrays)
         for name, number in described["fingerprints"].items():
             if found.get(name) != number:
