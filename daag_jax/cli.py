@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,5 +137,7 @@ def main(arguments: Annotated[Sequence[str] | None, "sys.argv[1:] by default"] =
     try:
         COMMANDS[check_name("command", arguments[0], COMMANDS)](arguments[1:])
     except (ValueError, OSError, ImportError) as error:
-        print(f"daag: {error}", file=sys.stderr)
+        print(f"daag: {error}", file=sys.stderr, flush=True)
+        if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+            os._exit(2)  # at a usual exit it would wait for the other processes, who wait for it
         raise SystemExit(2) from error

@@ -1,7 +1,7 @@
 """``daag launch``: one run in several processes of this host, or in processes of several hosts by hand.
 
     daag launch --processes 2 daag train dbc runs/maze
-    daag launch --processes 2 --devices 4 python -m experiments.pretrain.denoiser      # four virtual devices each
+    daag launch --processes 2 --devices 4 daag train dbc runs/maze      # four virtual devices each
 
 and on hosts a and b, of four processes in all:
 
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import tyro
 
@@ -93,7 +94,8 @@ def run(settings: Launch, command: Sequence[str]) -> int:
         codes = ends(processes)
     for speaker in speakers:
         speaker.join()
-    return next((code for code in codes if code), 0)
+    failed = next((code for code in codes if code), 0)
+    return failed if failed >= 0 else 128 - failed  # as a shell says that a signal ended it
 
 
 def start(
@@ -103,7 +105,10 @@ def start(
     from daag_jax.training.processes import ADDRESS, COUNT, INDEX  # slow to import: it loads JAX
 
     environ = os.environ | {ADDRESS: address, COUNT: str(total), INDEX: str(index)}
+    if settings.processes > 1 and not settings.devices and Path("/dev/nvidia0").exists():
+        environ["JAX_LOCAL_DEVICE_IDS"] = str(index - settings.first)  # a GPU each
     if settings.devices:
+        environ["JAX_PLATFORMS"] = "cpu"
         flag = f"--xla_force_host_platform_device_count={settings.devices}"
         environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ class Evaluate:
     world: str = ""  # where policy.json does not say it: one without pixels
     task: str = ""  # another than it was trained for; this and below: rgb_stacking
     videos: int = 4
+    best: bool = False  # the state that --fit.best kept, in place of the last
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -97,14 +99,23 @@ def _train(name: str, options: Any) -> None:
         _check_card(folder / "policy.json", card)
     barrier("policy.json checked")
     if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "policy.json").write_text(json.dumps(card, indent=1))
+        _begin(folder, card, anew=not options.fit.resume)
     result = fit(
         algorithm, batches, options.fit, evaluate=_trial(options, algorithm, world), name=name
     )
     losses = "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
     if is_main():
         print(f"{folder}: {result.step} steps, {losses}")
+
+
+def _begin(folder: Path, card: dict[str, Any], anew: bool) -> None:
+    """Writes the card of a run, whole; states of another run go where it begins anew."""
+    for name in ("checkpoints", "best") if anew else ():
+        shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / ".policy.json"
+    unfinished.write_text(json.dumps(card, indent=1))
+    unfinished.replace(folder / "policy.json")
 
 
 def _trial(options: Any, algorithm: Any, world: dict[str, Any]) -> Any:
@@ -189,14 +200,14 @@ def evaluate(options: Evaluate) -> None:
     """Runs :class:`Evaluate`."""
     from daag_jax.evaluation.html import report_of_run
 
-    card, algorithm, policy = load_policy(options.run)
+    card, algorithm, policy = load_policy(options.run, "best" if options.best else "checkpoints")
     evaluated = _evaluate_pixels if "mode" in card["world"] else _evaluate_world
     results, said = evaluated(options, card, algorithm, policy)
     (options.run / "results.json").write_text(json.dumps(results, indent=1))
     print(f"{said} over {options.episodes} episodes; {report_of_run(options.run)}")
 
 
-def load_policy(run: Path) -> tuple[dict[str, Any], Any, Any]:
+def load_policy(run: Path, states: str = "checkpoints") -> tuple[dict[str, Any], Any, Any]:
     """The card of a run folder, its algorithm, and the trained state.
 
     Raises:
@@ -221,7 +232,7 @@ def load_policy(run: Path) -> tuple[dict[str, Any], Any, Any]:
     config = config_of(config_class(card["algorithm"]), card["config"])
     algorithm = learner(card["algorithm"], config, spec, stats)
     like = {"state": jax.jit(algorithm.init)(jax.random.key(0))}
-    return card, algorithm, _policy_of(checkpoint.restore(run / "checkpoints"), like)
+    return card, algorithm, _policy_of(checkpoint.restore(run / states), like)
 
 
 def _evaluate_world(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +107,7 @@ class Checkpoints:
         self.keep = keep
         self._writer: ocp.AsyncCheckpointer | None = None
         self._refused: set[int] = set()  # steps that could not be read
+        self._written = -1
 
     def path(self, step: int) -> Path:
         return self.directory / f"step_{step:08d}"
@@ -178,9 +180,7 @@ class Checkpoints:
             CheckpointError: none is sound; the message names what is wrong with each.
         """
         self.wait()
-        steps = steps_in(self.directory) if step is None else [step]
-        if jax.process_count() > 1 and step is None:  # the newest that process 0 sees
-            steps = [n for n in steps if n <= told(lambda: max(steps, default=-1))]
+        steps = self._seen() if step is None else [step]
         if not steps or not self.path(steps[-1]).is_dir():
             raise FileNotFoundError(f"no checkpoint {step or ''} in {self.directory}")
         failures = []
@@ -198,6 +198,14 @@ class Checkpoints:
                         f"checkpoint {failures[-1]}; falling back to the one before.", stacklevel=2
                     )
         raise CheckpointError(f"no sound checkpoint in {self.directory}: " + "; ".join(failures))
+
+    def _seen(self, seconds: float = 60.0) -> list[int]:
+        """The steps up to the newest that process 0 sees; another process may see it a moment later."""
+        newest = told(lambda: max(steps_in(self.directory), default=-1))
+        until = time.monotonic() + seconds
+        while newest >= 0 and not self.path(newest).is_dir() and time.monotonic() < until:
+            time.sleep(0.1)
+        return [step for step in steps_in(self.directory) if step <= newest]
 
     def _restore_step(self, step: int, like: Any) -> Restored:
         described = self._described(self.path(step))

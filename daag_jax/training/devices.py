@@ -66,6 +66,8 @@ def mesh_for_batch(
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
+    if fsdp > count:
+        raise ValueError(f"fsdp={fsdp} is more than the {count} devices; try fsdp={count}.")
     is_shared = len({device.process_index for device in devices}) > 1
     while batch_size % count or count % fsdp:
         if is_shared:

@@ -40,7 +40,7 @@ from daag_jax.training.chunks import (
 )
 from daag_jax.training.keys import key_at
 from daag_jax.training.meters import Meter, Trace
-from daag_jax.training.processes import agreed, barrier, is_main
+from daag_jax.training.processes import agreed, barrier, check_joined, is_main, told
 from daag_jax.training.report import Report
 from daag_jax.training.room import check_room
 from daag_jax.training.signals import noted_signals
@@ -132,6 +132,7 @@ def fit(
     if not isinstance(batches, (Sampler, Feed)):
         pure = batches
         batches = Sampler((), lambda _, key, n: pure(key, n))
+    check_joined()
     root = jax.random.key(config.seed)
     batch = example_of(batches, root)
     size = jax.tree.leaves(batch)[0].shape[0]
@@ -209,7 +210,7 @@ class _Loop:
     def run(self, state: State, totals: Totals, step: int, meter: Meter) -> Fitted:
         seconds_per_step, last, self.saved = math.inf, dict(self.report.last), step
         once = {"compile_seconds": self.chunk.seconds}
-        trace = Trace(self.config.directory if self.config.profile and is_main() else None, step)
+        trace = Trace(self.config.directory if self.config.profile else None, step, is_main())
         while step < self.config.steps:
             stop = self._next_stop(step, seconds_per_step, trace.stops)
             began = time.monotonic()
@@ -235,8 +236,7 @@ class _Loop:
 
     def _next_stop(self, step: int, seconds_per_step: float, others: tuple[int, ...]) -> int:
         wanted = max(1, int(self.config.chunk_seconds / max(seconds_per_step, 1e-9)))
-        if jax.process_count() > 1:  # every process must run the same number of steps
-            wanted = self.config.log_every
+        wanted = told(lambda: wanted)  # every process must run the same number of steps
         periods = [self.config.log_every]
         if self.files is not None:
             periods.append(self.config.checkpoint_every)
@@ -284,13 +284,20 @@ class _Loop:
                 f"`evaluate` gives {sorted(found)}, no best={name!r}; try one of them."
             )
         files, value = Checkpoints(Path(self.config.directory) / "best", keep=1), float(found[name])
-        if latest(files.directory) is not None and files.metadata()["value"] >= value:
-            return
         try:
+            if told(lambda: int(not math.isfinite(value) or value <= self._best_of(files))):
+                return
             files.save(step, {"state": state}, {"seed": self.config.seed, "value": value})
             files.wait()
         except Exception as error:
             self._failed(step, error)
+
+    def _best_of(self, files: Checkpoints) -> float:
+        """The metric of the state that is kept as the best; -inf where none can be read."""
+        try:
+            return files.metadata()["value"] if latest(files.directory) is not None else -math.inf
+        except Exception:  # Orbax raises many kinds for damaged files
+            return -math.inf
 
     def _save(self, state: State, totals: Totals, step: int, final: bool = False) -> None:
         """Saves in the background; a failed write is a warning, and the checkpoint before it stays."""

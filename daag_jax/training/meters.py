@@ -61,14 +61,15 @@ class Trace:
 
     WARM, LONG = 5, 10  # steps before, and traced
 
-    def __init__(self, directory: str | Path | None, start: int) -> None:
-        self._directory, self._is_on = directory, False
+    def __init__(self, directory: str | Path | None, start: int, is_main: bool = True) -> None:
+        # the stops are those of every process, which must run the same steps; one of them traces
+        self._directory, self._is_on, self._is_main = directory, False, is_main
         first = start + self.WARM
         self.stops = () if directory is None else (first, first + self.LONG)
 
     def at(self, step: int) -> None:
         """Starts or ends the trace where ``step`` is one of ``stops``."""
-        if self.stops and step == self.stops[0]:
+        if self.stops and step == self.stops[0] and self._is_main:
             jax.profiler.start_trace(str(Path(self._directory) / "profile"))
             self._is_on = True
         elif self.stops and step == self.stops[1]:

@@ -74,6 +74,14 @@ def is_cluster(environ: Mapping[str, str] = os.environ) -> bool:
     return bool("tpu" in wanted and has_chips and importlib.util.find_spec("libtpu"))
 
 
+def check_joined(environ: Mapping[str, str] = os.environ) -> None:
+    """Raises RuntimeError in one of several processes that never called :func:`join`: each would train for itself."""
+    if environ.get(COUNT, "1") != "1" and not jax.distributed.is_initialized():
+        raise RuntimeError(
+            f"{COUNT}={environ[COUNT]}, but this program did not join the others; call training.processes.join() first."
+        )
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes and speaks."""
     return jax.process_index() == 0

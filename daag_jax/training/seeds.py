@@ -103,7 +103,7 @@ def better(
     """Of each seed the state with the lesser loss, in buffers of its own, and that loss."""
     is_better = found < least
     pick = lambda new, old: jnp.where(is_better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-    return jax.tree.map(pick, states, best), jnp.minimum(found, least)
+    return jax.tree.map(pick, states, best), jnp.where(is_better, found, least)
 
 
 def compile_steps(

@@ -2,12 +2,13 @@
 # One run on all hosts of a TPU VM or pod slice:
 #
 #   experiments/launch/tpu_pod.sh create NAME v5litepod-16 us-west4-a     # makes the slice
-#   experiments/launch/tpu_pod.sh setup  NAME us-west4-a                  # copies this checkout and installs it everywhere
+#   experiments/launch/tpu_pod.sh setup  NAME us-west4-a                  # copies what is committed and installs it everywhere
 #   experiments/launch/tpu_pod.sh run    NAME us-west4-a daag train dbc /mnt/runs/maze --fit.directory /mnt/runs/dbc
 #   experiments/launch/tpu_pod.sh delete NAME us-west4-a
 #
 # Every host runs the same command; jax.distributed finds the others by itself.  The run's folder must be one that all
-# hosts see (a bucket mounted by gcsfuse, or NFS).  A preempted run exits with 75: the same `run` goes on where it stopped.
+# hosts see and that renames folders at once (NFS, Filestore; not a bucket).  A preempted run exits with 75; make the slice
+# again, set it up, and the same `run` goes on where it stopped.  RUNTIME names the VM's image, v2-alpha-tpuv5-lite by default.
 set -euo pipefail
 usage() { sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//' >&2; exit 2; }
 [ $# -ge 3 ] || usage
@@ -18,7 +19,7 @@ everywhere() { gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=al
 case $verb in
   create)
     [ $# -eq 2 ] || usage
-    gcloud compute tpus tpu-vm create "$name" --accelerator-type="$1" --zone="$2" --version=v2-alpha-tpuv5-lite ;;
+    gcloud compute tpus tpu-vm create "$name" --accelerator-type="$1" --zone="$2" --version="${RUNTIME:-v2-alpha-tpuv5-lite}" ;;
   setup)
     zone=$1
     root=$(git rev-parse --show-toplevel)
@@ -27,7 +28,7 @@ case $verb in
     gcloud compute tpus tpu-vm scp "$archive" "$name":daag_jax.tar.gz --zone="$zone" --worker=all
     rm "$archive"
     everywhere 'mkdir -p daag_jax && tar xzf daag_jax.tar.gz -C daag_jax && cd daag_jax &&
-      python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -r requirements-tpu.txt' ;;
+      python3 -m pip install -q --user uv && python3 -m uv venv -q --seed --python 3.12 .venv && .venv/bin/pip install -q -c constraints.txt -r requirements-tpu.txt' ;;
   run)
     zone=$1
     shift

@@ -78,12 +78,18 @@ def test_a_run_of_two_processes_ends_on_sigterm_and_goes_on_in_one(runs, tmp_pat
     step = checkpoint.latest(tmp_path / "checkpoints")
     finished(launched(tmp_path, step + 10, 1, 4))
     assert checkpoint.latest(tmp_path / "checkpoints") == step + 10
+    last = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")][-1]
+    assert last == step + 10 and len(losses(tmp_path)) > 2
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
     root, _ = runs
     finished(launched(tmp_path, 20, 2, 2))
     finished(launched(tmp_path, 40, 1, 4))
+    began = [
+        row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "compile_seconds" in row
+    ]
+    assert began == [10, 30]  # the second run began at 20
     whole, parts = final(root / "one"), final(tmp_path)
     for name in whole:
         np.testing.assert_allclose(whole[name], parts[name], rtol=1e-5, atol=1e-7)
