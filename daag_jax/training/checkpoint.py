@@ -20,66 +20,30 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from daag_jax.training import packing
-from daag_jax.training.devices import path_name
 from daag_jax.training.fingerprints import fingerprints
-from daag_jax.training.processes import barrier, is_main, told
+from daag_jax.training.leaves import (
+    CheckpointError,
+    WrongStructure,
+    abstract_leaves,
+    as_like,
+    check_structure,
+    named_leaves,
+    own_copy,
+    raw_numbers,
+)
+from daag_jax.training.processes import agreed, barrier, is_main, told
 
 _STEP = re.compile(r"step_(\d+)$")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and why."""
-
-
-class WrongStructure(CheckpointError):
-    """The checkpoint is sound but belongs to another architecture."""
 
 
 class Restored(NamedTuple):
     state: Any
     step: int
     metadata: dict[str, Any]
-
-
-def _is_key(leaf: Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def _named_leaves(state: Any) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        name = path_name(path) or "state"
-        if name in named:
-            raise ValueError(f"two leaves of the state are both called {name!r}; rename one.")
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, bool)):
-            raise ValueError(
-                f"{name} is a {type(leaf).__name__}; a state holds arrays and numbers "
-                "(put text into the checkpoint's metadata)."
-            )
-        named[name] = leaf
-    return named
-
-
-def _raw(leaf: Any) -> jax.Array | np.ndarray:
-    """Numbers: a key's own, and an array of what is none."""
-    if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-
-def _own(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """A copy that Orbax can write while training goes on (CPU buffers would be shared)."""
-    if isinstance(leaf, jax.Array):
-        on_cpu = next(iter(leaf.devices())).platform == "cpu"
-        return jnp.copy(leaf) if on_cpu else leaf
-    return np.array(leaf, copy=True)
 
 
 def steps_in(directory: str | Path) -> list[int]:
@@ -122,7 +86,7 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._clear_leftovers()
             self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        leaves = {name: _raw(leaf) for name, leaf in _named_leaves(state).items()}
+        leaves = {name: raw_numbers(leaf) for name, leaf in named_leaves(state).items()}
         filled = {name: leaf for name, leaf in leaves.items() if leaf.size}
         groups = packing.groups_of(filled)
         described = {
@@ -133,7 +97,7 @@ class Checkpoints:
             "metadata": metadata or {},
         }
         packed = {name for members in groups.values() for name in members}
-        arrays = {name: _own(leaf) for name, leaf in filled.items() if name not in packed}
+        arrays = {name: own_copy(leaf) for name, leaf in filled.items() if name not in packed}
         arrays |= packing.pack(filled, groups)
         if told(lambda: self.path(step).exists()):
             self._discard(self.path(step))
@@ -208,12 +172,33 @@ class Checkpoints:
         return [step for step in steps_in(self.directory) if step <= newest]
 
     def _restore_step(self, step: int, like: Any) -> Restored:
+        failure = None
+        try:
+            described, arrays = self._read(step, like)
+        except WrongStructure:  # in every process
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            failure = error
+        if agreed(int(failure is not None)):  # before the collectives of the fingerprints
+            raise failure or CheckpointError("another process cannot read it")
+        found = fingerprints(arrays)
+        for name, number in described["fingerprints"].items():
+            if found.get(name) != number:
+                raise CheckpointError(f"{name} is damaged (its fingerprint differs)")
+        for name, (shape, dtype) in described["leaves"].items():
+            if name not in described["fingerprints"]:
+                arrays[name] = np.empty(shape, np.dtype(dtype))  # of no elements
+        state = arrays if like is None else as_like(arrays, like)
+        return Restored(state, step, described["metadata"])
+
+    def _read(self, step: int, like: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The description of a checkpoint, and its arrays that have elements, where ``like`` has them."""
         described = self._described(self.path(step))
         stored = {k: np.empty(s, np.dtype(d)) for k, (s, d) in described["leaves"].items()}
         targets = stored
         if like is not None:
-            targets = _abstract_leaves(like)
-            _check_structure(stored, targets, self.path(step))
+            targets = abstract_leaves(like)
+            check_structure(stored, targets, self.path(step))
         targets = {k: leaf for k, leaf in targets.items() if k in described["fingerprints"]}
         groups = described.get("packed", {})
         packed = {name for members in groups.values() for name in members}
@@ -223,14 +208,7 @@ class Checkpoints:
         reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         arrays = reader.restore(self.path(step), args=args)["state"]
         vectors = {name: arrays.pop(name) for name in groups}
-        arrays |= packing.unpack(vectors, groups, targets)
-        found = fingerprints(arrays)
-        for name, number in described["fingerprints"].items():
-            if found.get(name) != number:
-                raise CheckpointError(f"{name} is damaged (its fingerprint differs)")
-        arrays |= {name: leaf for name, leaf in stored.items() if leaf.size == 0}
-        state = arrays if like is None else _as_like(arrays, like)
-        return Restored(state, step, described["metadata"])
+        return described, arrays | packing.unpack(vectors, groups, targets)
 
     def _described(self, path: Path) -> dict[str, Any]:
         reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
@@ -262,51 +240,6 @@ class Checkpoints:
         for path in self.directory.iterdir():
             if path.name.startswith(".trash-") or ".orbax-checkpoint-tmp" in path.name:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _abstract_leaves(like: Any) -> dict[str, Any]:
-    """What to ask Orbax for: numpy arrays stay numpy, jax arrays go to the devices of ``like``."""
-
-    def abstract(leaf: Any) -> Any:
-        if isinstance(leaf, (np.ndarray, np.generic, int, float, bool)):
-            return np.asarray(leaf)
-        raw = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        sharding = getattr(leaf, "sharding", None)
-        if sharding is None:
-            sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
-
-    leaves = jax.tree_util.tree_leaves_with_path(like)
-    return {path_name(path) or "state": abstract(leaf) for path, leaf in leaves}
-
-
-def _check_structure(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    cure = "it was saved by another architecture; use the configuration that made it"
-    for name, leaf in wanted.items():
-        if name not in stored:
-            raise WrongStructure(f"{path} has no {name}; {cure}.")
-        found = stored[name]
-        if found.shape != leaf.shape or found.dtype != leaf.dtype:
-            raise WrongStructure(
-                f"{path}: {name} is {found.dtype}{list(found.shape)}, "
-                f"expected {leaf.dtype}{list(leaf.shape)}; {cure}."
-            )
-    if unknown := sorted(set(stored) - set(wanted)):
-        raise WrongStructure(f"{path} holds {unknown[0]} (of {len(unknown)} unknown); {cure}.")
-
-
-def _as_like(arrays: dict[str, Any], like: Any) -> Any:
-    def rebuild(path: tuple[Any, ...], leaf: Any) -> Any:
-        array = arrays[path_name(path) or "state"]
-        if _is_key(leaf):
-            return jax.random.wrap_key_data(array, impl=leaf.dtype._impl.name)
-        if isinstance(leaf, (bool, int, float)) and not isinstance(leaf, np.generic):
-            return type(leaf)(array)
-        if isinstance(leaf, np.generic):
-            return array[()]
-        return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
-
-    return jax.tree_util.tree_map_with_path(rebuild, like)
 
 
 def save(
