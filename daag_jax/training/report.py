@@ -175,11 +175,14 @@ class Report:
 
     def _append(self, text: str) -> None:
         """Writes all of ``text`` or nothing: a partial write is cut off again."""
-        with open(self._path, "ab") as file:
+        content, written = text.encode(), 0
+        with open(
+            self._path, "ab", buffering=0
+        ) as file:  # a buffer would be written again at close
             size = file.seek(0, os.SEEK_END)
             try:
-                file.write(text.encode())
-                file.flush()
+                while written < len(content):
+                    written += file.write(content[written:])
             except OSError:
                 with contextlib.suppress(OSError):
                     os.truncate(self._path, size)

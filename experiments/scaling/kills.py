@@ -22,6 +22,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,11 +88,14 @@ def killed(
     is_due: Callable[[Path], bool],
 ) -> bool:
     """Sends a signal ``wait`` seconds after it is due; whether the run had not ended before."""
+    reader = threading.Thread(target=process.stdout.read)  # else a run that says much would wait
+    reader.start()
     while process.poll() is None and not is_due(folder):
         time.sleep(0.005)
     time.sleep(wait)
     process.send_signal(number)
-    process.communicate()
+    process.wait()
+    reader.join()
     return process.returncode in DIED
 
 
