@@ -68,6 +68,8 @@ def spread_evaluation(
 ) -> Callable[[Any, Key], Outcomes]:
     """``(policy, key) -> Outcomes`` of ``num`` episodes, each device simulating its part; whole, on every host.
 
+    Each device has a key of its own: which episodes they are depends on the number of devices.
+
     Raises:
         ValueError: the devices do not divide ``num``.
     """
