@@ -9,10 +9,12 @@ from pathlib import Path
 
 import jax
 
+from daag_jax.training.topologies import CHIPS
+
 PEAK_FLOPS = {  # per chip, bfloat16 without sparsity; data sheets of Google and NVIDIA
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
     "TPU v6 lite": 918e12,
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
