@@ -12,7 +12,7 @@ import pytest
 
 from daag_jax.commands.launch import Launch, split
 from daag_jax.training import checkpoint
-from daag_jax.training.processes import ADDRESS, COUNT, INDEX, is_cluster, join
+from daag_jax.training.processes import ADDRESS, COUNT, INDEX, check_joined, is_cluster, join
 from daag_jax.training.report import read_metrics
 
 SCRIPT = Path(__file__).parent / "small_run.py"
@@ -138,3 +138,9 @@ def test_slurm_is_recognised_and_one_task_is_no_cluster():
     step = {"SLURM_STEP_NODELIST": "node[1-2]", "JAX_PLATFORMS": "cpu"}
     assert is_cluster(step | {"SLURM_NTASKS": "2"})
     assert not is_cluster(step | {"SLURM_NTASKS": "1"}) and not is_cluster({"JAX_PLATFORMS": "cpu"})
+
+
+def test_one_of_several_processes_that_did_not_join_is_refused():
+    with pytest.raises(RuntimeError, match=f"{COUNT}=2, but this program did not join the others"):
+        check_joined({COUNT: "2"})
+    check_joined({})

@@ -7,7 +7,7 @@ import pytest
 
 from daag_jax.algorithms.bc import BcConfig, bc
 from daag_jax.training.fit import Diverged, FitConfig, Sampler, fit
-from daag_jax.training.seeds import fit_seeds
+from daag_jax.training.seeds import better, fit_seeds
 from daag_jax.types import Batch, Spec
 
 ALGORITHM = bc(BcConfig((8,), learning_rate=1e-2), Spec(3, 2))
@@ -84,3 +84,12 @@ def test_a_seed_that_diverges_is_named():
 def test_seeds_must_differ():
     with pytest.raises(ValueError, match="seeds \\(1, 1\\) must be different"):
         fit_seeds(ALGORITHM, Sampler(DATA, draw), 1, (1, 1))
+
+
+@pytest.mark.nan_is_an_answer
+def test_a_validation_that_is_not_a_number_is_never_the_best():
+    best, least = better(
+        jnp.array([jnp.nan, 2.0]), jnp.ones(2), jnp.array([3.0, 3.0]), jnp.zeros(2)
+    )
+    np.testing.assert_array_equal(best, [0.0, 1.0])
+    np.testing.assert_array_equal(least, [3.0, 2.0])
