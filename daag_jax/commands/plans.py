@@ -108,11 +108,8 @@ def plan(options: Plan) -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    groups = {
-        f"{i + 1}: return {outcomes.returns[i]:.0f}": (planned[i : i + 1], walked[i : i + 1])
-        for i in range(min(options.shown, options.episodes))
-    }
-    figure = figures.paths_in_maze(world.walls, groups, planned[:, -1:])
+    shown = (values[: options.shown] for values in (planned, walked, outcomes.returns))
+    figure = figures.plans_in_maze(world.walls, *shown)
     picture = figures.save(figure, options.out / "plans.png")
     print(
         f"success {rate}, normalized score {score:.1f} over {options.episodes} episodes; {picture}"

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from daag_jax.envs.point_mass import ORIGIN
+
 # Okabe and Ito's colours, told apart with any kind of colour vision; black is last
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 STYLE = {
@@ -135,12 +137,14 @@ def paths_in_maze(
     goals: Float[np.ndarray, "G P 2"],
     title: str = "",
 ) -> Figure:
-    """One maze per group: plans as points that darken with time, what was then walked as a line, the goal as a star.
+    """One maze per group: plans as points that brighten with time, what was then walked as a line, the goal as a star.
 
     Args:
-        groups: name -> (plans, walked paths or None), places (row, column) in cells.
+        groups: name -> (plans, walked paths or None), places as a PointMaze observes them [m].
         goals: of every group.
     """
+    away = ORIGIN - 1.0  # of the ball at place 0 from the middle of its cell [m]
+    edges = (-0.5 - away, walls.shape[1] - 0.5 - away, walls.shape[0] - 0.5 - away, -0.5 - away)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         rows, columns = walls.shape
         height = 2.4 * rows / max(rows, columns) + (0.6 if title else 0.35)
@@ -151,7 +155,7 @@ def paths_in_maze(
             figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         for i, (name, (plans, walked)) in enumerate(groups.items()):
             axes = figure.add_subplot(1, len(groups), i + 1)
-            axes.imshow(walls, cmap="Greys", vmin=0, vmax=2.2)
+            axes.imshow(walls, cmap="Greys", vmin=0, vmax=2.2, extent=edges)
             for k, plan in enumerate(plans):
                 if walked is not None:
                     axes.plot(walked[k][:, 1], walked[k][:, 0], color=COLORS[4], lw=1.4, zorder=2)
@@ -164,6 +168,20 @@ def paths_in_maze(
             axes.title.set_fontsize(9)
             axes.spines[:].set_visible(False)
         return figure
+
+
+def plans_in_maze(
+    walls: Bool[np.ndarray, "R C"],
+    plans: Float[np.ndarray, "B H 2"],
+    walked: Float[np.ndarray, "B N 2"],
+    returns: Float[np.ndarray, "B"],
+) -> Figure:
+    """One maze per plan, with the path that followed it, the end of the plan as its goal, and the return."""
+    groups = {
+        f"{i + 1}: return {returns[i]:.0f}": (plans[i : i + 1], walked[i : i + 1])
+        for i in range(len(plans))
+    }
+    return paths_in_maze(walls, groups, plans[:, -1:])
 
 
 def pixels(figure: Figure, dpi: int = 110) -> UInt8[np.ndarray, "H W 3"]:

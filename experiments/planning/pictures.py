@@ -65,15 +65,8 @@ def draw_plans(loaded: mazes.Loaded, state: DiffuserState, config: Config, folde
     key = jax.random.key(config.seed)
     found = jax.jit(lambda key: evaluate_planner(world, made, state, key, config.num))(key)
     found = jax.device_get(found)
-    goals = found.plan.observations[:, -1, POSITION]
-    groups = {
-        f"{i + 1}: return {found.outcomes.returns[i]:.0f}": (
-            found.plan.observations[i : i + 1, :, POSITION],
-            found.path[i : i + 1, :, POSITION],
-        )
-        for i in range(config.num)
-    }
-    figure = figures.paths_in_maze(world.walls, groups, goals[:, None])
+    planned, walked = found.plan.observations[..., POSITION], found.path[..., POSITION]
+    figure = figures.plans_in_maze(world.walls, planned, walked, found.outcomes.returns)
     return figures.save(figure, folder / f"plans_{loaded.layout}.png")
 
 
