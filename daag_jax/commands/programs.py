@@ -36,7 +36,7 @@ from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.rollout import grouped_rollout, rollout
 from daag_jax.networks.stable_diffusion import weights
 from daag_jax.networks.stable_diffusion.config import SD15_CONTROLNET, SD15_UNET, SD15_VAE
-from daag_jax.training.devices import BATCH_AXES, shardings
+from daag_jax.training.devices import over_all, placed_shapes, shardings
 from daag_jax.types import Algorithm, Batch
 
 SIZE, OBJECTS, TOKENS = 512, 3, 77  # [px]; of a scene; of a prompt
@@ -126,10 +126,12 @@ def lower_rollout(mesh: Mesh, items: int) -> Lowered:
         )
 
     policy = jax.eval_shape(algorithm.init, jax.random.key(0))
-    shared = placed((policy, jax.eval_shape(lambda: env.default_task)), whole)
+    shared = placed_shapes((policy, jax.eval_shape(lambda: env.default_task)), whole)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), groups))
     scales = jax.ShapeDtypeStruct((groups, GROUP, env.horizon), jnp.float32)
-    return grouped_rollout(run, mesh).lower(shared, placed(keys, split), placed(scales, split))
+    return grouped_rollout(run, mesh).lower(
+        shared, placed_shapes(keys, split), placed_shapes(scales, split)
+    )
 
 
 def lower_editor(
@@ -165,14 +167,7 @@ def lower_editor(
 
 def places_of(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
     """On every chip; split over all of them."""
-    spec = PartitionSpec(BATCH_AXES)
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, spec)
-
-
-def placed(tree: Any, place: NamedSharding) -> Any:
-    """Shapes that live somewhere."""
-    put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    return jax.tree.map(put, tree)
+    return NamedSharding(mesh, PartitionSpec()), over_all(mesh)
 
 
 def key_shape() -> jax.ShapeDtypeStruct:

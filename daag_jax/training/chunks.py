@@ -96,7 +96,7 @@ def compile_chunk(
         return jitted.lower(first, root, *carry, *[np.int32(0)] * num_bounds).compile()
 
     if isinstance(batches, Feed):
-        one = compiled(learn, devices.placed_shapes(batches.example, mesh), 1)
+        one = compiled(learn, devices.placed_shapes(batches.example, devices.over_all(mesh)), 1)
         arriving = devices.placed(batches.start(start), mesh)
         run = in_turn(lambda *carry, n: one(next(arriving), root, *carry, n), mesh)
         return Chunk(run, flops_of(one), time.monotonic() - began)

@@ -141,6 +141,11 @@ def born_sharded(
     return jax.jit(init, out_shardings=places)(*args)
 
 
+def over_all(mesh: Mesh) -> NamedSharding:
+    """Rows split over every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
 def split_batch(batch: Any, mesh: Mesh) -> Any:
     """Constrains the leading axis of every leaf to be split over the whole mesh (inside jit)."""
     count = mesh.size
@@ -148,21 +153,20 @@ def split_batch(batch: Any, mesh: Mesh) -> Any:
     def split(leaf: jax.Array) -> jax.Array:
         if leaf.ndim == 0 or leaf.shape[0] % count:
             return leaf
-        place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        place = over_all(mesh)
         return jax.lax.with_sharding_constraint(leaf, place)
 
     return jax.tree.map(split, batch)
 
 
-def placed_shapes(batch: Any, mesh: Mesh) -> Any:
-    """Shapes of a batch whose rows are split over the whole mesh."""
-    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch)
+def placed_shapes(tree: Any, place: NamedSharding) -> Any:
+    """Shapes of arrays that live somewhere."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
 def placed(batches: Iterator[Any], mesh: Mesh, ahead: int = 1) -> Iterator[Any]:
     """Batches on the mesh, of each of which this process brings its rows; ``ahead`` of them are on their way."""
-    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    place = over_all(mesh)
     put = lambda rows: jax.make_array_from_process_local_data(place, np.asarray(rows))
     waiting: collections.deque[Any] = collections.deque()
     try:
@@ -206,7 +210,7 @@ def spread(data: Any, mesh: Mesh) -> Any:
     Raises:
         ValueError: there are fewer rows than devices.
     """
-    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    place = over_all(mesh)
 
     def put(leaf: Any) -> jax.Array:
         own = leaf.shape[0] // mesh.size

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from daag_jax.training.devices import BATCH_AXES, mesh_for_batch, replicate
+from daag_jax.training.devices import BATCH_AXES, mesh_for_batch, over_all, replicate
 from daag_jax.training.fit import Diverged, Sampler
 from daag_jax.training.keys import key_at
 from daag_jax.training.report import Report
@@ -71,7 +71,7 @@ def fit_seeds(
     """
     states = init_seeds(algorithm, seeds) if states is None else jax.tree.map(jnp.copy, states)
     mesh = mesh_for_batch(len(seeds), devices=jax.local_devices())
-    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+    states = jax.device_put(states, over_all(mesh))
     chunk = compile_steps(algorithm, sampler, roots_of(seeds), in_turn, mesh)
     data = replicate(sampler.data, mesh)
     step, history = 0, []
