@@ -82,7 +82,7 @@ def list_all(options: List) -> None:
     print("shipped weights")
     for card in sorted(ASSETS.glob("*.md")):
         lines = [line for line in card.read_text().splitlines() if line.strip()]
-        print(f"  {card.stem:<18}{lines[1] if len(lines) > 1 else ''}")
+        print(f"  {card.stem:<20}{lines[1] if len(lines) > 1 else ''}")
 
 
 def demo(arguments: Sequence[str]) -> None:

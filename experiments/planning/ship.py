@@ -52,8 +52,8 @@ def main(config: Config) -> None:
             }
         write_card(
             path,
-            f"Diffuser of D4RL's {layout} maze (`daag plan multi2d-{layout}-v1`): the moving average of the network, "
-            f"after {loaded.sizes.updates} updates; five seeds took {seconds / 60:.0f} minutes on one core.",
+            f"Diffuser of D4RL's {layout} maze (`daag plan multi2d-{layout}-v1`): the moving average of the network of seed {seeds[0]}, "
+            f"after {loaded.sizes.updates} updates; {len(seeds)} seeds took {seconds / 60:.0f} minutes on one core.",
             "python -m experiments.planning.maze2d; python -m experiments.planning.ship",
             loaded.sizes,
             metrics,
