@@ -53,12 +53,14 @@ def main(config: Config) -> None:
         write_card(
             path,
             f"Diffuser of D4RL's {layout} maze (`daag plan multi2d-{layout}-v1`): the moving average of the "
-            f"network of seed {seeds[0]}, after {loaded.sizes.updates} updates; {len(seeds)} seeds took {seconds / 60:.0f} minutes on one core.",
+            f"network of seed {seeds[0]}, after {loaded.sizes.updates} updates; {len(seeds)} seeds took "
+            f"{seconds / 60:.0f} minutes on one core.",
             "python -m experiments.planning.maze2d; python -m experiments.planning.ship",
             loaded.sizes,
             metrics,
             f"measured on {loaded.sizes.episodes} episodes, a plan {PROTOCOL}; normalized scores",
-            data=f"{loaded.sizes.steps} steps of D4RL's waypoint controller (`envs/experts/maze.py`), seed {mazes.DATA_SEED}",
+            data=f"{loaded.sizes.steps} steps of D4RL's waypoint controller (`envs/experts/maze.py`), "
+            f"seed {mazes.DATA_SEED}",
         )
         print(path, metrics)
 
