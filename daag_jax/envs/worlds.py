@@ -35,6 +35,7 @@ WORLDS: dict[str, World] = {
     "fetch-push": World("fetch", "Fetch", "FetchConfig", "fetch.scripted", {"task": "push"}),
     "halfcheetah": World("locomotion", "HalfCheetah", "HalfCheetahConfig", "trained.trained"),
     "walker2d": World("locomotion", "Walker2d", "Walker2dConfig", "trained.trained"),
+    "hopper": World("locomotion", "Hopper", "HopperConfig", "trained.trained"),
     "ant-reach": World("ant_reach", "AntReach", "AntReachConfig", "trained.trained"),
     "hand-rotate": World("hand_rotate", "HandRotate", "HandRotateConfig", "hand.planned"),
 }

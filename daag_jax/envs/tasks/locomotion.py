@@ -1,9 +1,9 @@
-"""HalfCheetah and Walker2d: planar runners of Gym, observed without pixels.
+"""HalfCheetah, Walker2d and Hopper: planar runners of Gym, observed without pixels.
 
-The models are those of the installed ``gymnasium`` package (``half_cheetah.xml``, ``walker2d.xml``); observations,
-rewards, noise of resets and (Walker2d) termination follow its v4 environments: positions but the horizontal one, then
-velocities (Walker2d: within +-10), 17 numbers; 6 torques in [-1, 1]; 1000 steps.  The Cheetah and Walker tasks of
-Diffusion-BC (arXiv 2302.13335) are the v3 environments, with the same models and rewards.
+The models are those of the installed ``gymnasium`` package (``half_cheetah.xml`` and so on); observations, rewards,
+noise of resets and (of those that fall) termination follow its v4 environments: positions but the horizontal one, then
+velocities (of those that fall: within +-10), 17 numbers, Hopper 11; 6 torques in [-1, 1], Hopper 3; 1000 steps.  The
+Cheetah and Walker tasks of Diffusion-BC (arXiv 2302.13335) are the v3 environments, with the same models and rewards.
 
 Differs from Gym: actions are kept inside [-1, 1] before they are paid for, a step starts the solver cold, and states
 are float32 between steps.  ``metrics["success"]`` is 0: these worlds are judged by their return.
@@ -11,6 +11,7 @@ are float32 between steps.  ``metrics["success"]`` is 0: these worlds are judged
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -25,7 +26,7 @@ from daag_jax.envs.physics import Physics, PhysicsState
 from daag_jax.types import Key, Spec
 
 PHYSICS = {"host": HostPhysics, "mjx": Physics}
-MAX_VELOCITY = 10.0  # Walker2d's observed velocities lie within it [m/s, rad/s]
+MAX_VELOCITY = 10.0  # observed velocities of those that fall lie within it [m/s, rad/s]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,15 @@ class Walker2dConfig:
 
     def __post_init__(self):
         check_config(self)
+
+
+@dataclass(frozen=True)
+class HopperConfig(Walker2dConfig):
+    """Constants of Hopper-v4, where they are not Walker2d's."""
+
+    healthy_height: tuple[float, float] = (0.7, math.inf)
+    healthy_angle: tuple[float, float] = (-0.2, 0.2)
+    healthy_state: float = 100.0  # nothing but the place and the height may be larger
 
 
 class HalfCheetah:
@@ -92,11 +102,12 @@ class Walker2d:
     """Walks forward until it falls.  Methods are pure and meant for ``jax.vmap``."""
 
     spec = Spec(17, 6, (-1.0,) * 6, (1.0,) * 6)
+    model_name = "walker2d.xml"
 
     def __init__(self, config: Walker2dConfig):
         self.config = config
         self.horizon = config.horizon
-        self.physics = PHYSICS[config.physics](gym_model("walker2d.xml"))
+        self.physics = PHYSICS[config.physics](gym_model(self.model_name))
 
     def reset(self, key: Key) -> State:
         """Near the pose of the model, all uniformly."""
@@ -106,7 +117,7 @@ class Walker2d:
         physics = started(self.physics, qpos, qvel)
         return begun(physics, self._observed(physics))
 
-    def step(self, state: State, action: Float[Array, "6"]) -> State:
+    def step(self, state: State, action: Float[Array, "A"]) -> State:
         """Reward: forward speed [m/s] plus that of being alive, minus the cost of control."""
         config = self.config
         physics, action, speed = moved(self.physics, state, action, config.frame_skip)
@@ -123,9 +134,21 @@ class Walker2d:
         back, front = self.config.healthy_angle
         return (low < height) & (height < high) & (back < angle) & (angle < front)
 
-    def _observed(self, physics: PhysicsState) -> Float[Array, "17"]:
+    def _observed(self, physics: PhysicsState) -> Float[Array, "O"]:
         velocity = jnp.clip(physics.qvel, -MAX_VELOCITY, MAX_VELOCITY)
         return jnp.concatenate([physics.qpos[1:], velocity])
+
+
+class Hopper(Walker2d):
+    """Hops forward until it falls: Walker2d's rules, on one leg."""
+
+    spec = Spec(11, 3, (-1.0,) * 3, (1.0,) * 3)
+    model_name = "hopper.xml"
+
+    def is_healthy(self, physics: PhysicsState) -> Array:
+        """Whether the torso is high and upright enough, and nothing has flown apart."""
+        rest = jnp.concatenate([physics.qpos[2:], physics.qvel])
+        return super().is_healthy(physics) & jnp.all(jnp.abs(rest) < self.config.healthy_state)
 
 
 def gym_model(name: str) -> mujoco.MjModel:
