@@ -13,17 +13,22 @@ from daag_jax.names import check_name
 
 ENVS = ("rgb_stacking",)
 POLICIES = ("expert", "random")
+OF_PIXELS = ("task", "mode", "noise", "resolution", "videos")  # options of rgb_stacking alone
 FORMATS = ("minari", "npz", "d4rl", "safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    """Writes episodes of an expert, or of random actions: of rgb_stacking, or of a world without pixels."""
+    """Writes episodes of an expert, or of random actions: of rgb_stacking, or of a world without pixels.
+
+    D4RL's data sets of runners, from our own policies, go by names of their own: hopper-medium-replay-ours.
+    """
 
     world: tyro.conf.Positional[str] = "rgb_stacking"
     out: Path = Path("runs/episodes")  # a folder
     policy: str = "expert"  # or "random" (rgb_stacking)
     episodes: int = 64  # of maze2d-*-v1 and multi2d-*-v1: runs of 4,000 steps
+    steps: int = 0  # *-ours, of each policy: 0 is 100,000 (D4RL: 1,000,000)
     seed: int = 0
     format: str = ""  # minari, npz, d4rl or safetensors; "": minari, but for rgb_stacking the last
     overwrite: bool = False  # what another call wrote; rgb_stacking always does
@@ -37,6 +42,8 @@ class Collect:
     def __post_init__(self):
         if self.episodes < 1:
             raise ValueError(f"episodes={self.episodes} is not positive; try 100.")
+        if self.steps < 0:
+            raise ValueError(f"steps={self.steps} is negative; try 100000.")
         if self.format:
             check_name("format", self.format, FORMATS)
 
@@ -44,10 +51,40 @@ class Collect:
 def collect(options: Collect) -> None:
     """Runs :class:`Collect`."""
     from daag_jax.envs.worlds import WORLDS
+    from daag_jax.evaluation.offline_data import DATA_SETS
 
-    check_name("world", options.world, (*ENVS, *WORLDS))
+    check_name("world", options.world, (*ENVS, *WORLDS, *DATA_SETS))
     check_name("policy", options.policy, POLICIES)
-    (_collect_pixels if options.world in ENVS else _collect_world)(options)
+    if options.world in ENVS:
+        _collect_pixels(options)
+    elif options.world in DATA_SETS:
+        _collect_ours(options)
+    else:
+        _collect_world(options)
+
+
+def _collect_ours(options: Collect) -> None:
+    from daag_jax.data.datasets import summary
+    from daag_jax.envs.worlds import make_world
+    from daag_jax.evaluation.offline_data import DATA_SETS, STEPS, collected, mean_return
+    from daag_jax.evaluation.scores import normalized_score
+
+    _refuse_others(options, (*OF_PIXELS, "policy", "episodes", "clip_actions"))
+    path = path_of(options)
+    _refuse_existing(options, path)
+    world = DATA_SETS[options.world][0]
+    env = make_world(world)
+    episodes = collected(options.world, options.seed, options.steps or STEPS)
+    write_dataset(path, episodes, options, env.spec, world)
+    mean = mean_return(episodes, env.horizon)
+    score = normalized_score(world, mean)
+    print(f"{path}: {summary(episodes, env.spec)}, return {mean:.1f} (D4RL's score {score:.1f})")
+
+
+def _refuse_existing(options: Collect, path: Path) -> None:
+    """Said before the work, not after."""
+    if not options.overwrite and path.exists():
+        raise FileExistsError(f"{path} exists; name another --out, or replace it: --overwrite.")
 
 
 def _collect_world(options: Collect) -> None:
@@ -58,10 +95,9 @@ def _collect_world(options: Collect) -> None:
     from daag_jax.envs import worlds
     from daag_jax.evaluation.outcomes import demonstrations
 
-    _refuse_others(options, ("task", "mode", "noise", "resolution", "videos", "policy"))
+    _refuse_others(options, (*OF_PIXELS, "policy", "steps"))
     path = path_of(options)
-    if not options.overwrite and path.exists():  # said before the work, not after
-        raise FileExistsError(f"{path} exists; name another --out, or replace it: --overwrite.")
+    _refuse_existing(options, path)
     env = worlds.make_world(options.world)
     run = worlds.make_runner(options.world, env)
     if run is None:
@@ -73,16 +109,18 @@ def _collect_world(options: Collect) -> None:
     if options.clip_actions:
         clipped = np.clip(episodes.actions, *action_bounds(env.spec))
         episodes = episodes._replace(actions=clipped)
-    write_dataset(path, episodes, options, env.spec)
+    write_dataset(path, episodes, options, env.spec, options.world)
     print(f"{path}: {summary(episodes, env.spec)}")
 
 
 def path_of(options: Collect) -> Path:
     """Where the episodes of a world without pixels go."""
     from daag_jax.data.minari_files import dataset_name
+    from daag_jax.evaluation.offline_data import DATA_SETS
 
+    world, quality = DATA_SETS.get(options.world, (options.world, ""))
     names = {
-        "minari": dataset_name(options.world),
+        "minari": dataset_name(world, f"{quality}-ours" if quality else "demos"),
         "npz": f"{options.world}.npz",
         "d4rl": f"{options.world}.hdf5",
         "safetensors": "episodes.safetensors",
@@ -90,20 +128,21 @@ def path_of(options: Collect) -> Path:
     return options.out / names[options.format or "minari"]
 
 
-def write_dataset(path: Path, episodes: Any, options: Collect, spec: Any) -> None:
+def write_dataset(path: Path, episodes: Any, options: Collect, spec: Any, world: str) -> None:
     """Writes the episodes of a world without pixels in the form that was asked for."""
     from daag_jax.data.disk import write_episodes
     from daag_jax.data.flat_files import write_d4rl, write_npz
     from daag_jax.data.minari_files import write_minari
 
-    world, seed, overwrite = options.world, options.seed, options.overwrite
+    seed, overwrite = options.seed, options.overwrite
     if options.format in ("npz", "d4rl"):
         write = write_npz if options.format == "npz" else write_d4rl
         write(path, episodes, world, seed, overwrite)
     elif options.format == "safetensors":
         write_episodes(path, episodes, task=world)
     else:
-        write_minari(options.out, episodes, world, spec, seed=seed, overwrite=overwrite)
+        name = str(path.relative_to(options.out))
+        write_minari(options.out, episodes, world, spec, name, seed, overwrite)
 
 
 def _refuse_others(options: Collect, names: Sequence[str]) -> None:
@@ -127,7 +166,7 @@ def _collect_pixels(options: Collect) -> None:
 
     if options.format not in ("", "safetensors"):
         raise ValueError(f"--format {options.format} holds no pixels; use safetensors.")
-    _refuse_others(options, ("clip_actions",))
+    _refuse_others(options, ("clip_actions", "steps"))
     env = make_world(options.mode, options.task, options.resolution)
     if options.policy == "expert":
         run = lambda key: demonstrate(env, expert(env), key, options.episodes, noise=options.noise)

@@ -34,9 +34,9 @@ def minari_root() -> Path:
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
-def dataset_name(world: str) -> str:
-    """The name under which demonstrations of a world are written."""
-    return f"daag/{world}/demos-v0"
+def dataset_name(world: str, kind: str = "demos") -> str:
+    """The name under which demonstrations of a world, or data of another kind, are written."""
+    return f"daag/{world}/{kind}-v0"
 
 
 def find_minari(path: str | Path) -> Path | None:

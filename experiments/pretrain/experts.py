@@ -2,8 +2,13 @@
 
     python -m experiments.pretrain.experts halfcheetah
     python -m experiments.pretrain.experts walker2d
+    python -m experiments.pretrain.experts hopper
     python -m experiments.pretrain.experts ant-reach
     python -m experiments.pretrain.experts halfcheetah --preset smoke   # a minute; writes into the run folder only
+    python -m experiments.pretrain.experts hopper --stage medium --evaluations 200
+
+The last form stops at a third of D4RL's reference, and writes the policies met until then, of which D4RL's medium and
+medium-replay data are made (``evaluation/offline_data.py``), as ``learning_WORLD.safetensors``.
 
 The trainer is brax's soft actor-critic, unchanged, on the world itself behind a small adapter.  On a CPU it beats PPO:
 C MuJoCo gives some 10^4 steps a second, and PPO wants 10^7 of them.  The best policy so far (by its mean action) is
@@ -36,6 +41,8 @@ from daag_jax.envs.env import Env, State
 from daag_jax.envs.experts.trained import Weights, load, mean_action
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.outcomes import evaluate_policy
+from daag_jax.evaluation.scores import D4RL_RETURNS
+from daag_jax.names import check_name
 from daag_jax.networks.tensor_file import write
 from daag_jax.types import Key
 from experiments.pretrain.cards import write_card
@@ -43,8 +50,10 @@ from experiments.pretrain.cards import write_card
 ENOUGH = {  # success and return at which a training stops
     "halfcheetah": (0.0, 4758.0),  # mean return of the paper's demonstrations, recomputed from them
     "walker2d": (0.0, 7021.0),  # the same
+    "hopper": (0.0, 3234.3),  # D4RL's reference, which normalises its scores
     "ant-reach": (0.99, -100.0),
 }
+MAX_MET = 10  # policies of a training that are kept
 FOREVER = 2**30  # steps; brax cuts the episodes of training, and knows that this is no end
 
 
@@ -66,10 +75,11 @@ class SacConfig:
 class Config:
     """What to train and for how long."""
 
-    world: Annotated[Literal["halfcheetah", "walker2d", "ant-reach"], tyro.conf.Positional] = (
-        "halfcheetah"
-    )
+    world: Annotated[
+        Literal["halfcheetah", "walker2d", "hopper", "ant-reach"], tyro.conf.Positional
+    ] = "halfcheetah"
     preset: Literal["full", "smoke"] = "full"
+    stage: Literal["expert", "medium"] = "expert"  # where to stop, and what to write
     steps: int = 600_000  # of the world, at most
     evaluations: int = 40  # during training
     episodes: int = 16  # of an evaluation
@@ -143,14 +153,15 @@ def wrapped(env: Adapter, episode_length: int, action_repeat: int = 1, randomiza
     return FreshResets(EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat))
 
 
-def as_weights(params: tuple) -> dict[str, np.ndarray]:
-    """The mean of brax's policy in the form of ``envs/experts/trained.py``."""
+def as_weights(params: tuple, with_deviations: bool = False) -> dict[str, np.ndarray]:
+    """Brax's policy, or its mean alone, in the form of ``envs/experts/trained.py``."""
     statistics, policy = params
     of = lambda tree, name: tree[name] if isinstance(tree, Mapping) else getattr(tree, name)
     weights = {f"observation/{name}": of(statistics, name) for name in ("mean", "std")}
     layers = [policy["params"][name] for name in sorted(policy["params"])]
     for i, layer in enumerate(layers):
-        size = layer["bias"].shape[-1] // (2 if i + 1 == len(layers) else 1)  # drop deviations
+        is_cut = i + 1 == len(layers) and not with_deviations
+        size = layer["bias"].shape[-1] // (2 if is_cut else 1)
         weights[f"layer_{i}/kernel"] = layer["kernel"][:, :size]
         weights[f"layer_{i}/bias"] = layer["bias"][:size]
     return {name: np.asarray(value, np.float32) for name, value in weights.items()}
@@ -175,18 +186,33 @@ def measure(env: Env, num: int):
     return run
 
 
+def third(world: str) -> float:
+    """The return a third of the way from D4RL's random policy to its reference.
+
+    Raises:
+        ValueError: D4RL has no such world.
+    """
+    low, high = D4RL_RETURNS[check_name("world of D4RL", world, D4RL_RETURNS)]
+    return low + (high - low) / 3
+
+
 class Enough(Exception):
-    """The expert is as good as the demonstrations are meant to be."""
+    """The policy is as good as it is meant to be."""
 
 
 class Keeper:
-    """Writes the best policy so far; ``report`` is brax's ``progress_fn``."""
+    """Writes the best policy so far, or all of them; ``report`` is brax's ``progress_fn``."""
 
     def __init__(self, config: Config, env: Env, folder: Path):
         self.config, self.folder = config, folder
         self.measure = measure(env, config.episodes)
-        self.checkpoints = Path(config.directory).resolve() / config.world
-        self.path = folder / f"expert_{config.world}.safetensors"
+        self.checkpoints = Path(config.directory).resolve() / f"{config.world}-{config.stage}"
+        kind = "expert" if config.stage == "expert" else "learning"
+        self.path = folder / f"{kind}_{config.world}.safetensors"
+        self.enough = (
+            ENOUGH[config.world] if config.stage == "expert" else (0.0, third(config.world))
+        )
+        self.met: list[dict[str, np.ndarray]] = []
         self.best, self.best_step = (-1.0, -np.inf), 0
         self.step, self.begun = 0, time.time()
 
@@ -195,7 +221,8 @@ class Keeper:
         saved = self.checkpoints / f"{step:012d}"
         if not saved.exists():  # the evaluation before training has none
             return
-        weights = as_weights(checkpoint.load(saved))
+        params = checkpoint.load(saved)
+        weights = as_weights(params)
         shutil.rmtree(saved)
         self.step = step
         scores = self.measure(weights, jax.random.key(self.config.seed + step))
@@ -205,11 +232,47 @@ class Keeper:
             f"{time.time() - self.begun:6.0f} s  {step:8d} steps  alpha {alpha:.3f}  {scores}",
             flush=True,
         )
-        if (score := (scores["success"], scores["return"])) > self.best:
+        score = (scores["success"], scores["return"])
+        if self.config.stage == "medium":
+            place = {"steps": np.float32(step), "returns": np.float32(scores["return"])}
+            self.met.append(as_weights(params, with_deviations=True) | place)
+        elif score > self.best:
             self.best, self.best_step = score, step
             write(weights, self.path)
-        if score >= ENOUGH[self.config.world]:
+        if score >= self.enough:
             raise Enough
+
+    def finish_medium(self) -> None:
+        """Writes policies evenly spaced over the training, the last one included, and their card.
+
+        Raises:
+            ValueError: the training ended before it was as good as asked.
+        """
+        config, last = self.config, self.met[-1]
+        if config.preset != "smoke" and last["returns"] < self.enough[1]:
+            raise ValueError(
+                f"the last return {last['returns']:.0f} is below {self.enough[1]:.0f}; try more --steps."
+            )
+        rows = np.unique(np.round(np.linspace(0, len(self.met) - 1, MAX_MET)).astype(int))
+        stacked = jax.tree.map(lambda *x: np.stack(x), *(self.met[row] for row in rows))
+        write(stacked, self.path)
+        told = {
+            f"return after {s:.0f} steps": r
+            for s, r in zip(stacked["steps"], stacked["returns"], strict=True)
+        }
+        write_card(
+            self.path,
+            f"Policies that soft actor-critic (brax) met in the world `{config.world}` until its mean return was a "
+            f"third of D4RL's reference ({self.enough[1]:.0f}), with their deviations: of them "
+            f"`{config.world}-medium-ours` and `{config.world}-medium-replay-ours` are made.",
+            f"python -m experiments.pretrain.experts {config.world} --stage medium "
+            f"--evaluations {config.evaluations}",
+            config,
+            told,
+            f"measured on {config.episodes} episodes of the world, acting with the mean",
+            data="none but the world's own steps",
+        )
+        print(told)
 
     def finish(self, env: Env) -> None:
         """Measures the best policy on other episodes, and writes its card."""
@@ -275,6 +338,8 @@ def main(config: Config) -> None:
     training_env = Adapter(make_world(config.world, horizon=FOREVER, **changes), progress)
     with contextlib.suppress(Enough, KeyboardInterrupt):
         train(config, training_env, env.horizon, keeper)
+    if config.stage == "medium":
+        return keeper.finish_medium()
     ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
     keeper.finish(make_world(config.world, **ends))  # so that a length is the time to the goal
 
