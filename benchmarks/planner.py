@@ -93,7 +93,9 @@ def ours(with_many: bool) -> tuple[Side, dict[str, float]]:
         make = jax.jit(planning_function(config, spec), static_argnums=2)
         return lambda: jax.block_until_ready(make(state, context, None, jax.random.key(0)))
 
-    calls["update"] = updates("update", replace(config, value_widths=(), drawing=DrawingConfig()))
+    calls["update"] = updates(
+        "update", replace(config, value_widths=(), drawing=DrawingConfig(num_inference_steps=STEPS))
+    )
     calls["update, with value"] = updates("update, with value", config)
     state = jax.jit(diffuser(config, spec).init)(jax.random.key(0))
     count = lambda params: float(sum(leaf.size for leaf in jax.tree.leaves(params)))
