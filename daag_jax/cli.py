@@ -39,6 +39,7 @@ from daag_jax.commands.videos import Edit, edit
 from daag_jax.commands.weights import Check, Fetch, check, fetch
 from daag_jax.names import check_name
 from daag_jax.training.compilations import keep_compilations
+from daag_jax.training.host_memory import keep_freed_memory
 
 Positional = tyro.conf.Positional
 
@@ -130,6 +131,7 @@ COMMANDS: dict[str, Any] = {
 def main(arguments: Annotated[Sequence[str] | None, "sys.argv[1:] by default"] = None) -> None:
     """Runs one command; what is wrong with its input is said in one line, with exit code 2."""
     keep_compilations()
+    keep_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
