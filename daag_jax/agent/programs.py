@@ -35,7 +35,10 @@ class Programs:
         env = world.env
         spec = env.spec._replace(task_dim=self.instruction(config.tasks[0]).size)
         self.group = group = min(config.group, config.episodes)
-        self.mesh = mesh = mesh_for_batch(math.gcd(config.episodes // group, config.batch))
+        self.mesh = mesh = mesh_for_batch(
+            math.gcd(config.episodes // group, config.batch),
+            name="the greatest common divisor of episodes / group and batch",
+        )
         self.algorithm = self_imitation(config.policy, spec)
         act = self.algorithm.act
         given = lambda instruction: instruction if spec.task_dim else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shlex
 import signal
@@ -22,6 +23,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,11 +39,14 @@ class Launch:
     coordinator: str = ""  # host:port of process 0; "" means a free port of this host
     total: int = 0  # processes of all hosts; 0 means those of this one
     first: int = 0  # index of the first process on this host
+    patience: float = 60.0  # seconds to save in, before what was asked to end is killed
 
     def __post_init__(self) -> None:
         for field, least in (("processes", 1), ("devices", 0), ("total", 0), ("first", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field}={getattr(self, field)} is below {least}; try {least}.")
+        if self.patience < 0:
+            raise ValueError(f"patience={self.patience} is below 0; try 60.")
         if self.first + self.processes > (self.total or self.processes):
             raise ValueError(
                 f"first={self.first} and processes={self.processes} pass total={self.total}; "
@@ -77,7 +82,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(settings: Launch, command: Sequence[str]) -> int:
-    """Runs the processes to their end; where one fails, the others are asked to end, too (SIGTERM)."""
+    """Runs the processes to their end; where one fails, the others are asked to end, too (SIGTERM, then SIGKILL)."""
     address = settings.coordinator or f"127.0.0.1:{free_port()}"
     total = settings.total or settings.processes
     processes = [
@@ -91,7 +96,7 @@ def run(settings: Launch, command: Sequence[str]) -> int:
     for speaker in speakers:
         speaker.start()
     with passed_on(processes):
-        codes = ends(processes)
+        codes = ends(processes, settings.patience)
     for speaker in speakers:
         speaker.join()
     failed = next((code for code in codes if code), 0)
@@ -126,8 +131,11 @@ def speak(process: subprocess.Popen, index: int) -> None:
         sys.stdout.flush()
 
 
-def ends(processes: Sequence[subprocess.Popen]) -> list[int]:
-    """Waits for all, and gives their exit codes in the order in which they ended."""
+def ends(processes: Sequence[subprocess.Popen], patience: float) -> list[int]:
+    """Waits for all, and gives their exit codes in the order in which they ended.
+
+    After one has failed the others may wait for it in a collective, where no signal but SIGKILL reaches them.
+    """
     codes, running, news = [], list(processes), threading.Condition()
     ended: list[subprocess.Popen] = []
 
@@ -139,19 +147,25 @@ def ends(processes: Sequence[subprocess.Popen]) -> list[int]:
 
     for process in processes:
         threading.Thread(target=watch, args=(process,), daemon=True).start()
+    deadline = math.inf
     while running:
+        left = deadline - time.monotonic()
         with news:
-            while not ended:
-                news.wait()
+            if not news.wait_for(lambda: ended, None if left == math.inf else max(left, 0.0)):
+                print(f"[launch] {len(running)} did not end within {patience:g} s; they are killed")
+                for other in running:
+                    other.kill()
+                news.wait_for(lambda: ended)
             process = ended.pop(0)
         running.remove(process)
         codes.append(process.returncode)
-        if process.returncode and running:
+        if process.returncode and running and deadline == math.inf:
             print(
                 f"[launch] a process ended with {process.returncode}; the others are asked to end"
             )
             for other in running:
                 other.terminate()
+            deadline = time.monotonic() + patience
     return codes
 
 

@@ -136,7 +136,8 @@ def _trial(options: Any, algorithm: Any, world: dict[str, Any]) -> Any:
             f"evaluate_episodes={num} needs a world without pixels; name it with --world, or use 0."
         )
     env = worlds.make_world(world["name"])
-    run = spread_evaluation(env, algorithm.act, num, mesh_for_batch(num), algorithm.window)
+    mesh = mesh_for_batch(num, name="evaluate_episodes")
+    run = spread_evaluation(env, algorithm.act, num, mesh, algorithm.window)
 
     def evaluate(state: Any, key: Any) -> dict[str, float]:
         found = run(state, key)

@@ -163,7 +163,16 @@ def read_rows(file: Any, block: Block, name: str, start: tuple[int, ...], out: n
     if raw.nbytes == 0:
         return
     begin = field.offset + sum(i * n for i, n in zip(start, field.strides, strict=False))
-    if os.preadv(file.fileno(), [raw], begin) != raw.nbytes:
+    if _read_at(file, begin, raw) != raw.nbytes:
         raise ValueError(f"{block.path} was cut short since it was opened; collect it again.")
     if raw is not out:
         out[...] = raw
+
+
+def _read_at(file: Any, begin: int, out: np.ndarray) -> int:
+    """Fills ``out`` with what lies at a position, and says how many bytes there were."""
+    if hasattr(os, "preadv"):  # not on every platform
+        return os.preadv(file.fileno(), [out], begin)
+    found = os.pread(file.fileno(), out.nbytes, begin)
+    out.reshape(-1).view(np.uint8)[: len(found)] = np.frombuffer(found, np.uint8)
+    return len(found)

@@ -13,6 +13,7 @@ on the device; a leaf that reads back different is refused by name and the check
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import time
@@ -130,8 +131,9 @@ class Checkpoints:
             self._discard(self.path(step))
 
     def metadata(self) -> dict[str, Any]:
-        """What was saved beside the newest state."""
-        return self._described(self.path(self.steps()[-1]))["metadata"]
+        """What was saved beside the newest state; read without Orbax, whose readers wait for all processes."""
+        described = self.path(self.steps()[-1]) / "described" / "metadata"
+        return json.loads(described.read_text())["metadata"]
 
     def restore(self, like: Any = None, step: int | None = None) -> Restored:
         """The newest sound checkpoint (or exactly ``step``), in the structure and on the devices of ``like``.

@@ -57,9 +57,15 @@ def every_core_a_device() -> None:
 
 
 def mesh_for_batch(
-    batch_size: int, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+    batch_size: int,
+    fsdp: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    name: str = "batch size",
 ) -> Mesh:
     """The largest mesh whose number of devices divides the batch; all devices where they are of several processes.
+
+    Args:
+        name: what the batch size is to the user, for the error.
 
     Raises:
         ValueError: there is none.
@@ -72,14 +78,14 @@ def mesh_for_batch(
     while batch_size % count or count % fsdp:
         if is_shared:
             raise ValueError(
-                f"batch size {batch_size} is not a multiple of the {count} devices of {jax.process_count()} processes "
+                f"{name} {batch_size} is not a multiple of the {count} devices of {jax.process_count()} processes "
                 f"(fsdp={fsdp}); try {count * max(1, round(batch_size / count))}, and an fsdp that divides {count}."
             )
         count -= 1
         if count < 1:
             raise ValueError(
-                f"batch size {batch_size} is not a multiple of fsdp={fsdp}; "
-                f"try a batch size of {fsdp * max(1, round(batch_size / fsdp))}."
+                f"{name} {batch_size} is not a multiple of fsdp={fsdp}; "
+                f"try {fsdp * max(1, round(batch_size / fsdp))}."
             )
     return make_mesh(-1, fsdp, devices[:count])
 

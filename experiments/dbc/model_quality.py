@@ -1,6 +1,6 @@
 """How good is the diffusion model?  Telling the expert's actions from perturbed ones, on pairs it has not seen.
 
-    python -m experiments.dbc.model_quality                     # duration not measured
+    python -m experiments.dbc.model_quality                     # a quarter of an hour on one core
     python -m experiments.dbc.model_quality --preset smoke      # minutes
 
 A pair's score is its loss, averaged over ``draws`` times and noises that all pairs share.  AUC is the probability that

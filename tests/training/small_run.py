@@ -1,5 +1,10 @@
-"""A small training run as a process of its own, to be killed: ``small_run.py DIRECTORY STEPS [checkpoint_every]``."""
+"""A small training run as a process of its own, to be killed: ``small_run.py DIRECTORY STEPS [checkpoint_every]``.
 
+With a fourth word it is watched: a trace is taken, and the state of the least error is kept.  With a fifth, the batches
+are read from that folder of blocks.
+"""
+
+import dataclasses
 import sys
 
 import jax
@@ -7,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from daag_jax.data.feeding import window_feed
 from daag_jax.training.fit import FitConfig, fit
 from daag_jax.training.processes import gathered, is_main, join
 from daag_jax.types import Algorithm, Batch, Window
@@ -50,7 +56,13 @@ if __name__ == "__main__":
     config = FitConfig(
         steps, directory=directory, log_every=10, checkpoint_every=every, tensorboard=False
     )
-    result = fit(linear_regression(), doubled, config)
+    evaluate, batches = None, doubled
+    if len(sys.argv) > 4:
+        config = dataclasses.replace(config, best="quality", evaluate_every=10, profile=True)
+        evaluate = lambda state, key: {"quality": -abs(float(state["step"]) - 20.0)}
+    if len(sys.argv) > 5:
+        batches = window_feed(sys.argv[5], Window(), 16, seed=0)
+    result = fit(linear_regression(), batches, config, evaluate=evaluate)
     print("warnings", sum(result.warnings.values()), flush=True)
     leaves = gathered(jax.tree.leaves(result.state))
     if is_main():

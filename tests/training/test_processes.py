@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 
 from daag_jax.commands.launch import Launch, split
+from daag_jax.data.disk import write_episodes
 from daag_jax.training import checkpoint
 from daag_jax.training.processes import ADDRESS, COUNT, INDEX, check_joined, is_cluster, join
 from daag_jax.training.report import read_metrics
+from daag_jax.types import Episode
 
 SCRIPT = Path(__file__).parent / "small_run.py"
 
 
-def launched(directory, steps, processes, devices, every=10):
+def launched(directory, steps, processes, devices, every=10, *more):
     command = [sys.executable, "-m", "daag_jax", "launch", "--processes", str(processes)]
     command += ["--devices", str(devices), sys.executable, str(SCRIPT)]
-    command += [str(directory), str(steps), str(every)]
+    command += [str(directory), str(steps), str(every), *map(str, more)]
     environ = os.environ | {"XLA_FLAGS": ""}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ
@@ -95,6 +97,32 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
         np.testing.assert_allclose(whole[name], parts[name], rtol=1e-5, atol=1e-7)
 
 
+def test_two_processes_read_their_rows_are_watched_and_pass_over_a_damaged_checkpoint(tmp_path):
+    data, random = tmp_path / "data", np.random.default_rng(0)
+    data.mkdir()
+    observations = random.normal(size=(20, 11, 8)).astype(np.float32)
+    episodes = Episode(
+        observations,
+        np.zeros((20, 11, 0, 0, 0, 3), np.uint8),
+        2 * observations[:, :10],
+        np.zeros((20, 10), np.float32),
+        np.full(20, 10, np.int32),
+    )
+    write_episodes(data / "block.safetensors", episodes)
+    one, two = tmp_path / "one", tmp_path / "two"
+    finished(launched(one, 40, 1, 4, 10, "watched", data))
+    finished(launched(two, 30, 2, 2, 10, "watched", data))
+    assert checkpoint.latest(two / "best") == 20
+    assert len(list((two / "profile").rglob("*.xplane.pb"))) == 1
+    for file in (two / "checkpoints" / "step_00000030" / "state").rglob("d/*"):
+        file.write_bytes(b"damaged" + file.read_bytes()[7:])
+    said = finished(launched(two, 40, 2, 2, 10, "watched", data))
+    assert "falling back to the one before" in said
+    whole, parts = final(one), final(two)
+    for name in whole:
+        np.testing.assert_allclose(whole[name], parts[name], rtol=1e-5, atol=1e-7)
+
+
 def test_a_process_that_fails_ends_the_others(tmp_path):
     script = tmp_path / "fails.py"
     script.write_text(
@@ -103,6 +131,21 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
     command = [sys.executable, "-m", "daag_jax", "launch", sys.executable, str(script)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert found.returncode == 3 and "the others are asked to end" in found.stdout
+
+
+def test_a_process_that_does_not_end_when_asked_is_killed(tmp_path):
+    script = tmp_path / "deaf.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"if os.environ[{INDEX!r}] == '1': time.sleep(2); sys.exit(3)\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-m", "daag_jax", "launch", "--patience", "0.5"]
+    found = subprocess.run(
+        [*command, sys.executable, str(script)], capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == 3 and "1 did not end within 0.5 s" in found.stdout
 
 
 def test_words_of_the_launcher_and_of_the_command_are_told_apart():
