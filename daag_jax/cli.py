@@ -53,7 +53,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Algorithms, worlds, tasks and shipped weights with their cards."""
+    """Algorithms, worlds, data sets, tasks and shipped weights with their cards."""
 
 
 def report(options: Report) -> None:
@@ -72,6 +72,7 @@ def list_all(options: List) -> None:
     from daag_jax.assets import ASSETS
     from daag_jax.envs.tasks.rgb_stacking import task_sentences
     from daag_jax.envs.worlds import WORLDS
+    from daag_jax.evaluation.offline_data import DATA_SETS
 
     print("algorithms")
     for name, entry in ALGORITHMS.items():
@@ -79,11 +80,12 @@ def list_all(options: List) -> None:
         first = (module.__doc__ or "").strip().splitlines()[0]
         print(f"  {name:<18}{first}  [{entry.config}]")
     print("worlds\n  " + "\n  ".join((*ENVS, *WORLDS)))
+    print("data of runners, for `daag collect`\n  " + "\n  ".join(DATA_SETS))
     print("tasks\n  " + "\n  ".join(task_sentences()))
     print("shipped weights")
     for card in sorted(ASSETS.glob("*.md")):
         lines = [line for line in card.read_text().splitlines() if line.strip()]
-        print(f"  {card.stem:<20}{lines[1] if len(lines) > 1 else ''}")
+        print(f"  {card.stem:<22}{lines[1] if len(lines) > 1 else ''}")
 
 
 def demo(arguments: Sequence[str]) -> None:
