@@ -7,8 +7,8 @@ A pair's score is its loss, averaged over ``draws`` times and noises that all pa
 a perturbed pair has the higher score than the expert's pair (0.5: the model cannot tell); "paired" compares the two
 actions of one state.  Perturbations are Gaussian in standard deviations of the action, an action of another state, and
 the mean action.  One fifth of the demonstrations is held out.  Expect the joint model to tell 0.5 deviations in most
-pairs and 0.1 in few, and early times to carry nearly all of it.  On Maze the model of actions alone tells Gaussian errors
-as well (it knows the bounds, where many actions lie), but not an action of another state.
+pairs and 0.1 in few, and early times to carry nearly all of it.  On Maze the model of actions alone tells Gaussian
+errors as well (it knows the bounds, where many actions lie), but not an action of another state.
 """
 
 from __future__ import annotations
