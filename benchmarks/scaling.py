@@ -5,8 +5,9 @@
 Weak scaling is read off compiled programs of 1 to 8 virtual devices, each with its own share of the batch: FLOP and
 bytes that one device computes and sends in a step, which should not grow.  (With a ring, an all-reduce of n bytes sends
 2 n (d - 1) / d of them; the table shows n.)  `fit` and a bare loop over the same compiled step take turns; what is told
-are medians over rounds.  Saving is what a step takes longer when every hundredth is followed by an asynchronous
-checkpoint of the whole state.  The limits: 2 % over a bare step, 5 % for saving.  The last line is one JSON object.
+are medians over rounds.  Saving is what a hundred steps take longer when an asynchronous checkpoint of the whole state
+was started at their beginning than the hundred before, the median over such pairs.  The limits: 2 % over a bare step,
+5 % for saving.  The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ from experiments.scaling.programs import walks
 
 SPEC = Spec(4, 2)
 DEVICES = (1, 2, 4, 8)
+WINDOW = 100  # steps
 
 
 @dataclass(frozen=True)
 class Config:
     """How long it is measured."""
 
-    steps: int = 300  # of a round
+    seconds: float = 20.0  # of a round's bare loop, and about as many of its `fit`
     rounds: int = 5
     rows_per_device: int = 16
     only_weak: bool = False  # the part of virtual devices, as a process of its own
@@ -103,14 +105,14 @@ def lowered_step(algorithm: Algorithm, sampler: Sampler, mesh: Mesh) -> tuple[An
     return (data, root, state), jitted.lower(data, root, state, np.int32(0))
 
 
-def bare_seconds(algorithm: Algorithm, sampler: Sampler, steps: int) -> Callable[[], float]:
-    """A function that gives the seconds of a step in a loop that does nothing else."""
+def bare_loop(algorithm: Algorithm, sampler: Sampler) -> Callable[[int], float]:
+    """A function that gives the seconds of a step in a loop of so many that does nothing else."""
     (data, root, begun), lowered = lowered_step(
         algorithm, sampler, make_mesh(1, 1, jax.devices()[:1])
     )
     step = lowered.compile()
 
-    def measure() -> float:
+    def measure(steps: int) -> float:
         state = jax.tree.map(lambda x: x.copy(), begun)
         state, _ = step(data, root, state, np.int32(0))
         began = time.perf_counter()
@@ -122,36 +124,49 @@ def bare_seconds(algorithm: Algorithm, sampler: Sampler, steps: int) -> Callable
     return measure
 
 
-def fit_seconds(algorithm: Algorithm, sampler: Sampler, steps: int, every: int) -> float:
-    """Seconds of a step in ``fit``, which logs every hundredth and saves every ``every``; the first hundred apart."""
+def fit_windows(algorithm: Algorithm, sampler: Sampler, steps: int) -> np.ndarray:
+    """Seconds of a step in ``fit``, which logs every hundredth and saves every two hundredth [pairs, 2].
+
+    The first of a pair are a hundred steps without a save, the second the next hundred, at whose beginning one was
+    started.  The first three hundred steps are left out.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = FitConfig(
-            steps + 100, directory=folder, checkpoint_every=every, progress=False, tensorboard=False
+            300 + steps,
+            directory=folder,
+            log_every=WINDOW,
+            checkpoint_every=2 * WINDOW,
+            progress=False,
+            tensorboard=False,
         )
         fit(algorithm, sampler, config, mesh=make_mesh(1, 1, jax.devices()[:1]))
-        rows = [row for row in read_metrics(f"{folder}/metrics.jsonl") if "steps_per_second" in row]
-        return (rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["step"] - rows[0]["step"])
+        rows = read_metrics(f"{folder}/metrics.jsonl")
+        times = [row["time"] for row in rows if "steps_per_second" in row and row["step"] >= 300]
+    return np.diff(times)[: len(times) // 2 * 2].reshape(-1, 2) / WINDOW
 
 
 def overhead(name: str, algorithm: Algorithm, config: Config) -> dict[str, Any]:
-    """Of ``fit`` over a bare step, and of saving over ``fit``, taking turns."""
-    sampler, steps = sampler_of(algorithm, 4 * config.rows_per_device), config.steps
-    arms = {
-        "bare": bare_seconds(algorithm, sampler, steps),
-        "fit": lambda: fit_seconds(algorithm, sampler, steps, 10**9),
-        "saving": lambda: fit_seconds(algorithm, sampler, steps, 100),
-    }
-    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    """Of ``fit`` over a bare step, whole runs taking turns, and of saving over ``fit``, windows taking turns."""
+    sampler = sampler_of(algorithm, 4 * config.rows_per_device)
+    bare = bare_loop(algorithm, sampler)
+    pairs = max(2, int(config.seconds / bare(WINDOW)) // (2 * WINDOW))
+    found = []
     for _ in range(config.rounds):
-        for arm, measure in arms.items():
-            found[arm].append(measure())
-
-    def more(arm: str, than: str) -> float:
-        ratios = (x / y for x, y in zip(found[arm], found[than], strict=True))
-        return statistics.median(ratios) - 1
-
-    row = {"program": name} | {f"{k}_ms": 1e3 * statistics.median(v) for k, v in found.items()}
-    return row | {"fit_over_bare": more("fit", "bare"), "saving_over_fit": more("saving", "fit")}
+        found.append(
+            (bare(2 * WINDOW * pairs), fit_windows(algorithm, sampler, 2 * WINDOW * pairs))
+        )
+    windows = np.concatenate([window for _, window in found])
+    plain, saving = np.median(windows, axis=0)
+    return {
+        "program": name,
+        "bare_ms": 1e3 * statistics.median(seconds for seconds, _ in found),
+        "fit_ms": 1e3 * plain,
+        "saving_ms": 1e3 * saving,
+        "fit_over_bare": statistics.median(np.median(w[:, 0]) / seconds for seconds, w in found)
+        - 1,
+        "saving_over_fit": float(np.median(windows[:, 1] / windows[:, 0])) - 1,
+        "pairs": len(windows),
+    }
 
 
 def weak_elsewhere(config: Config) -> list[dict[str, Any]]:

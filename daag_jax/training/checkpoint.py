@@ -1,9 +1,10 @@
 """Checkpoints of whole states: asynchronous, atomic, verified, the last k kept.
 
 Any pytree of arrays can be saved: dicts, NamedTuples, flax states, typed random keys, numpy arrays, numbers.  A
-checkpoint is one folder ``step_00001000`` written by Orbax under a temporary name and renamed when complete, so a
-process that is killed leaves the previous one intact.  Beside the arrays lies a fingerprint of each leaf, computed
-on the device; a leaf that reads back different is refused by name and the checkpoint before it is used.
+checkpoint is one folder ``step_00001000``, written under a temporary name and renamed when complete, so a process that
+is killed leaves the previous one intact: by Orbax, or, where one process holds a small state, as one safetensors file.
+Beside the arrays lies a fingerprint of each leaf, computed on the device; a leaf that reads back different is refused
+by name and the checkpoint before it is used.
 
     checkpoints = Checkpoints("runs/x/checkpoints", keep=3)
     checkpoints.save(100, state)              # returns once the arrays are copied; writes in the background
@@ -13,18 +14,18 @@ on the device; a leaf that reads back different is refused by name and the check
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-import orbax.checkpoint as ocp
 
-from daag_jax.training import packing
+from daag_jax.training import one_file, orbax_files, packing
 from daag_jax.training.fingerprints import fingerprints
 from daag_jax.training.leaves import (
     CheckpointError,
@@ -39,6 +40,7 @@ from daag_jax.training.leaves import (
 from daag_jax.training.processes import agreed, barrier, is_main, told
 
 _STEP = re.compile(r"step_(\d+)$")
+_ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class Restored(NamedTuple):
@@ -70,7 +72,8 @@ class Checkpoints:
             raise ValueError(f"keep={keep} would delete every checkpoint; try keep=3.")
         self.directory = Path(directory).absolute()
         self.keep = keep
-        self._writer: ocp.AsyncCheckpointer | None = None
+        self._writer: one_file.Writer | orbax_files.Writer | None = None
+        self._deleting = ThreadPoolExecutor(1, "discarded checkpoints")
         self._refused: set[int] = set()  # steps that could not be read
         self._written = -1
 
@@ -86,7 +89,6 @@ class Checkpoints:
         if self._writer is None:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._clear_leftovers()
-            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         leaves = {name: raw_numbers(leaf) for name, leaf in named_leaves(state).items()}
         filled = {name: leaf for name, leaf in leaves.items() if leaf.size}
         groups = packing.groups_of(filled)
@@ -104,13 +106,11 @@ class Checkpoints:
             self._discard(self.path(step))
             barrier("checkpoint replaced")
         self._written = step
+        kind = one_file.Writer if one_file.fits(arrays) else orbax_files.Writer
         try:
-            self._writer.save(
-                self.path(step),
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), described=ocp.args.JsonSave(described)
-                ),
-            )
+            if not isinstance(self._writer, kind):
+                self._writer = kind()
+            self._writer.save(self.path(step), arrays, described)
         except BaseException:
             self._abandon()
             raise
@@ -131,9 +131,8 @@ class Checkpoints:
             self._discard(self.path(step))
 
     def metadata(self) -> dict[str, Any]:
-        """What was saved beside the newest state; read without Orbax, whose readers wait for all processes."""
-        described = self.path(self.steps()[-1]) / "described" / "metadata"
-        return json.loads(described.read_text())["metadata"]
+        """What was saved beside the newest state; a process may ask alone."""
+        return _description(self.path(self.steps()[-1]))["metadata"]
 
     def restore(self, like: Any = None, step: int | None = None) -> Restored:
         """The newest sound checkpoint (or exactly ``step``), in the structure and on the devices of ``like``.
@@ -195,7 +194,7 @@ class Checkpoints:
 
     def _read(self, step: int, like: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The description of a checkpoint, and its arrays that have elements, where ``like`` has them."""
-        described = self._described(self.path(step))
+        described = _description(self.path(step))
         stored = {k: np.empty(s, np.dtype(d)) for k, (s, d) in described["leaves"].items()}
         targets = stored
         if like is not None:
@@ -206,31 +205,18 @@ class Checkpoints:
         packed = {name for members in groups.values() for name in members}
         wanted = {k: leaf for k, leaf in targets.items() if k not in packed}
         wanted |= packing.vectors_of(stored, groups)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-        arrays = reader.restore(self.path(step), args=args)["state"]
+        arrays = _files_of(self.path(step)).read(self.path(step), wanted)
         vectors = {name: arrays.pop(name) for name in groups}
         return described, arrays | packing.unpack(vectors, groups, targets)
-
-    def _described(self, path: Path) -> dict[str, Any]:
-        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-        args = ocp.args.Composite(described=ocp.args.JsonRestore())
-        described = reader.restore(path, args=args)["described"]
-        if not isinstance(described, dict) or "fingerprints" not in described:
-            raise CheckpointError("its description is damaged")
-        return described
 
     def _discard(self, path: Path) -> None:
         """Deletes a checkpoint; of many processes, one does."""
         if not is_main():
             return
-        trash = path.with_name(f".trash-{path.name}")
+        trash = path.with_name(f".trash-{time.monotonic_ns()}-{path.name}")
         with contextlib.suppress(OSError):
-            shutil.rmtree(trash, ignore_errors=True)
-            path.rename(
-                trash
-            )  # atomic: a kill here never leaves half a checkpoint under a good name
-            shutil.rmtree(trash, ignore_errors=True)
+            path.rename(trash)  # a kill never leaves half a checkpoint under a good name
+            self._deleting.submit(shutil.rmtree, trash, ignore_errors=True)
 
     def _abandon(self) -> None:
         """Drops a writer whose save failed, so that the next save starts afresh."""
@@ -240,8 +226,22 @@ class Checkpoints:
         if not is_main():
             return
         for path in self.directory.iterdir():
-            if path.name.startswith(".trash-") or ".orbax-checkpoint-tmp" in path.name:
+            unfinished = path.name.startswith(one_file.UNFINISHED) or _ORBAX_UNFINISHED in path.name
+            if unfinished or path.name.startswith(".trash-"):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _files_of(folder: Path) -> ModuleType:
+    """What reads the checkpoint in this folder."""
+    return one_file if one_file.holds(folder) else orbax_files
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """What lies beside the arrays of a checkpoint."""
+    described = _files_of(folder).describe(folder)
+    if not isinstance(described, dict) or "fingerprints" not in described:
+        raise CheckpointError("its description is damaged")
+    return described
 
 
 def save(

@@ -38,20 +38,20 @@ def _fingerprint(leaf: Any) -> Any:
 
 
 @jax.jit
-def _device_fingerprints(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: _fingerprint(leaf) for name, leaf in leaves.items()}
+def _device_fingerprints(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_fingerprint(leaf) for leaf in leaves])
 
 
 def fingerprints(leaves: dict[str, Any]) -> dict[str, int]:
     """One 32-bit number per named array."""
-    groups: dict[tuple[int, ...], dict[str, jax.Array]] = {}
+    groups: dict[frozenset[jax.Device], list[str]] = {}
     result: dict[str, int] = {}
     for name, leaf in leaves.items():
         if isinstance(leaf, jax.Array):
-            devices = tuple(sorted(device.id for device in leaf.sharding.device_set))
-            groups.setdefault(devices, {})[name] = leaf
+            groups.setdefault(frozenset(leaf.sharding.device_set), []).append(name)
         else:
             result[name] = _fingerprint(leaf)
-    for group in groups.values():
-        result.update({k: int(v) for k, v in jax.device_get(_device_fingerprints(group)).items()})
+    for names in groups.values():  # the numbers of a group in one transfer
+        numbers = jax.device_get(_device_fingerprints([leaves[name] for name in names]))
+        result.update(zip(names, numbers.tolist(), strict=True))
     return result

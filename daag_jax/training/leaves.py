@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from daag_jax.training.devices import path_name
+from daag_jax.training.devices import path_name, put_whole
 
 
 class CheckpointError(ValueError):
@@ -59,6 +59,15 @@ def own_copy(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         on_cpu = next(iter(leaf.devices())).platform == "cpu"
         return jnp.copy(leaf) if on_cpu else leaf
     return np.array(leaf, copy=True)
+
+
+def placed(array: np.ndarray, target: Any) -> np.ndarray | jax.Array:
+    """An array where the target is, in a buffer of its own, which can be donated: numpy where that is."""
+    if isinstance(target, np.ndarray):
+        return array.copy()
+    if jax.process_count() > 1:
+        return put_whole(array, target.sharding)
+    return jax.device_put(array, target.sharding, may_alias=False)
 
 
 def abstract_leaves(like: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from daag_jax.training.devices import put_whole
+from daag_jax.training.leaves import placed
 
 SMALL = 2**20  # elements
 Groups = Mapping[str, Sequence[str]]  # of a vector, the names of what it holds, in order
@@ -56,12 +56,5 @@ def unpack(
     for vector, members in groups.items():
         ends = np.cumsum([targets[name].size for name in members])
         for name, piece in zip(members, np.split(vectors[vector], ends[:-1]), strict=True):
-            target = targets[name]
-            piece = piece.reshape(target.shape)
-            if isinstance(target, np.ndarray):
-                found[name] = piece.copy()
-            elif jax.process_count() > 1:
-                found[name] = put_whole(piece, target.sharding)
-            else:  # a buffer of its own, which can be donated
-                found[name] = jax.device_put(piece, target.sharding, may_alias=False)
+            found[name] = placed(piece.reshape(targets[name].shape), targets[name])
     return found

@@ -7,10 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from safetensors.numpy import load_file
 
-from daag_jax.training import checkpoint
+from daag_jax.training import checkpoint, one_file
 from daag_jax.training.checkpoint import CheckpointError, Checkpoints, WrongStructure
 from daag_jax.training.devices import born_sharded, make_mesh
+
+
+@pytest.fixture(autouse=True, params=["one file", "orbax"])
+def files(request, monkeypatch):
+    """Every check, with what writes small states and with what writes the others."""
+    if request.param == "orbax":
+        monkeypatch.setattr(one_file, "LARGEST", 0)
+    return request.param
 
 
 class Mixed(NamedTuple):
@@ -45,6 +54,22 @@ def test_a_mixed_state_returns_as_it_was(tmp_path):
     jax.random.normal(back.keys[0])  # a key again, not numbers
 
 
+def test_small_states_are_files_that_safetensors_reads(tmp_path, files):
+    checkpoint.save(tmp_path, 0, {"a": jnp.arange(3), "b": jnp.ones(2, jnp.int32)})
+    path = tmp_path / "step_00000000" / "state.safetensors"
+    assert path.is_file() == (files == "one file")
+    if path.is_file():  # the two as one vector
+        (vector,) = load_file(path).values()
+        np.testing.assert_array_equal(vector, [0, 1, 2, 1, 1])
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    for name in (".unfinished-step_00000003", "step_00000004.orbax-checkpoint-tmp", ".trash-1"):
+        (tmp_path / name).mkdir()
+    checkpoint.save(tmp_path, 5, {"x": jnp.ones(2)})
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
+
+
 def test_only_the_last_k_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in range(5):
@@ -71,7 +96,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, dama
     noise = np.random.default_rng(0).normal(size=5000).astype(np.float32)
     for step in (1, 2):
         checkpoint.save(tmp_path, step, {"noise": noise * step})
-    files = [p for p in (tmp_path / "step_00000002" / "state").rglob("*") if p.is_file()]
+    files = [p for p in (tmp_path / "step_00000002").rglob("*") if p.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -1,0 +1,82 @@
+"""A small state of one process as one safetensors file, which a thread writes while training goes on.
+
+A save by Orbax takes 20 to 35 ms of Python, whatever is saved, and steps of a millisecond have to wait for it; a file
+takes a few.  What is large, and what several processes hold, is left to :mod:`daag_jax.training.orbax_files`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from daag_jax.training.leaves import placed
+
+LARGEST = 2**26  # bytes
+SIZES = (8, 16, 32, 64)
+TYPES = {"bool", "bfloat16", "float16", "float32", "float64"}
+TYPES |= {f"{kind}{size}" for kind in ("int", "uint") for size in SIZES}
+UNFINISHED = ".unfinished-"  # before the name of a folder that is being written
+
+
+def fits(arrays: Mapping[str, Any]) -> bool:
+    """Whether these arrays are for this module: one process holds them, they are small, the file knows their types."""
+    return (
+        jax.process_count() == 1
+        and sum(array.nbytes for array in arrays.values()) <= LARGEST
+        and all(array.dtype.name in TYPES for array in arrays.values())
+    )
+
+
+def holds(folder: Path) -> bool:
+    """Whether the checkpoint in this folder was written here."""
+    return _file_in(folder).is_file()
+
+
+class Writer:
+    """Writes one checkpoint after another."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future | None = None
+
+    def save(self, folder: Path, arrays: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+        """Starts to write; the folder appears when it is complete.  Nothing may change the arrays meanwhile."""
+        self._pending = self._thread.submit(_write, folder, arrays, described)
+
+    def wait_until_finished(self) -> None:
+        """Raises what went wrong in the last save."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def describe(folder: Path) -> Any:
+    """What was saved beside the arrays."""
+    with safe_open(_file_in(folder), framework="numpy") as file:
+        return json.loads(file.metadata()["described"])
+
+
+def read(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays, each where its target is: a numpy array, or a shape with a sharding."""
+    stored = load_file(_file_in(folder))
+    return {name: placed(stored[name], target) for name, target in targets.items()}
+
+
+def _file_in(folder: Path) -> Path:
+    return folder / "state.safetensors"
+
+
+def _write(folder: Path, arrays: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    unfinished = folder.with_name(UNFINISHED + folder.name)
+    unfinished.mkdir(exist_ok=True)
+    numbers = {name: np.asarray(array) for name, array in arrays.items()}
+    save_file(numbers, _file_in(unfinished), {"described": json.dumps(described)})
+    unfinished.rename(folder)
