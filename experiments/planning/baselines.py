@@ -116,15 +116,21 @@ def main(config: Config) -> dict:
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
-        scores = {}
+        scores: dict[str, dict[str, list[float]]] = {}
         for method in config.methods:
             found, seconds = score(method, loaded, seeds, updates)
             scores[method] = {"": found}
             details[f"{layout}, {method}"] = {"updates": updates, "training seconds": seconds}
             print(f"maze2d-{layout}, {method}: {found}", flush=True)
-        rows += rows_of(f"maze2d-{layout}", scores, config.methods[0], "normalized score")
-    folder = directory / "baselines"
-    write_study(rows, "Without planning", folder, config.methods[0], {"details": details})
+            done = rows_of(f"maze2d-{layout}", scores, config.methods[0], "normalized score")
+            write_study(
+                rows + done,
+                "Without planning",
+                directory / "baselines",
+                config.methods[0],
+                {"details": details},
+            )
+        rows += done
     return details
 
 

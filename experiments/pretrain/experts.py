@@ -31,13 +31,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from brax.envs import base as brax_env
-from brax.envs.wrappers.training import EpisodeWrapper, VmapWrapper
 from brax.training.agents.sac import checkpoint, networks
 from brax.training.agents.sac import train as sac
 
 from daag_jax.assets import ASSETS
-from daag_jax.envs.env import Env, State
+from daag_jax.envs.env import Env
 from daag_jax.envs.experts.trained import Weights, load, mean_action
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.outcomes import evaluate_policy
@@ -45,6 +43,7 @@ from daag_jax.evaluation.scores import D4RL_RETURNS
 from daag_jax.names import check_name
 from daag_jax.networks.tensor_file import write
 from daag_jax.types import Key
+from experiments.pretrain.brax_worlds import Adapter, as_weights, wrapped
 from experiments.pretrain.cards import write_card
 
 ENOUGH = {  # success and return at which a training stops
@@ -91,82 +90,6 @@ class Config:
     sac: SacConfig = field(default_factory=SacConfig)
 
 
-class Adapter(brax_env.Env):
-    """One of our worlds with brax's interface; our state is its pipeline state, so that brax's counters stand apart.
-
-    Args:
-        progress: reward of a metre nearer to the goal, on top of the world's own.
-    """
-
-    def __init__(self, env: Env, progress: float = 0.0):
-        self.env, self.progress = env, progress
-
-    def reset(self, rng: jax.Array) -> State:
-        state = self.env.reset(rng)
-        return State(state, state.obs, state.reward, state.done, dict(state.metrics), {})
-
-    def step(self, state: State, action: jax.Array) -> State:
-        before = state.pipeline_state
-        after = self.env.step(before, action)
-        reward = after.reward
-        if self.progress:
-            reward += self.progress * (before.metrics["distance"] - after.metrics["distance"])
-        return state.replace(
-            pipeline_state=after,
-            obs=after.obs,
-            reward=reward,
-            done=after.done,
-            metrics={**state.metrics, **after.metrics},
-        )
-
-    observation_size = property(lambda self: self.env.spec.observation_dim)
-    action_size = property(lambda self: self.env.spec.action_dim)
-    backend = property(lambda self: "daag_jax")
-
-
-class FreshResets(brax_env.Wrapper):
-    """Begins a new episode after the last one, elsewhere each time (brax's own wrapper repeats the first reset)."""
-
-    def reset(self, rng: jax.Array) -> State:
-        state = self.env.reset(rng)
-        return state.replace(info={**state.info, "reset_key": rng})
-
-    def step(self, state: State, action: jax.Array) -> State:
-        steps = jnp.where(state.done > 0, 0.0, state.info["steps"])
-        state = state.replace(done=jnp.zeros_like(state.done), info={**state.info, "steps": steps})
-        after = self.env.step(state, action)
-        keys = jax.vmap(jax.random.split)(state.info["reset_key"])
-        fresh = self.env.reset(keys[:, 0])
-        choose = lambda new, old: jnp.where(
-            after.done.reshape((-1,) + (1,) * (new.ndim - 1)) > 0, new, old
-        )
-        return after.replace(
-            pipeline_state=jax.tree.map(choose, fresh.pipeline_state, after.pipeline_state),
-            obs=choose(fresh.obs, after.obs),
-            info={**after.info, "reset_key": keys[:, 1]},
-        )
-
-
-def wrapped(env: Adapter, episode_length: int, action_repeat: int = 1, randomization_fn=None):
-    """Many worlds, cut at ``episode_length``, each begun anew."""
-    del randomization_fn
-    return FreshResets(EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat))
-
-
-def as_weights(params: tuple, with_deviations: bool = False) -> dict[str, np.ndarray]:
-    """Brax's policy, or its mean alone, in the form of ``envs/experts/trained.py``."""
-    statistics, policy = params
-    of = lambda tree, name: tree[name] if isinstance(tree, Mapping) else getattr(tree, name)
-    weights = {f"observation/{name}": of(statistics, name) for name in ("mean", "std")}
-    layers = [policy["params"][name] for name in sorted(policy["params"])]
-    for i, layer in enumerate(layers):
-        is_cut = i + 1 == len(layers) and not with_deviations
-        size = layer["bias"].shape[-1] // (2 if is_cut else 1)
-        weights[f"layer_{i}/kernel"] = layer["kernel"][:, :size]
-        weights[f"layer_{i}/bias"] = layer["bias"][:size]
-    return {name: np.asarray(value, np.float32) for name, value in weights.items()}
-
-
 def measure(env: Env, num: int):
     """A function of weights and a key: success, return and length of ``num`` episodes."""
 
@@ -201,31 +124,26 @@ class Enough(Exception):
 
 
 class Keeper:
-    """Writes the best policy so far, or all of them; ``report`` is brax's ``progress_fn``."""
+    """Measures the policies of a training, and stops it at ``enough``; what it keeps of them, its subclasses say."""
 
-    def __init__(self, config: Config, env: Env, folder: Path):
-        self.config, self.folder = config, folder
+    kind: str  # the first word of the file's name
+
+    def __init__(self, config: Config, env: Env, folder: Path, enough: tuple[float, float]):
+        self.config, self.enough = config, enough
         self.measure = measure(env, config.episodes)
         self.checkpoints = Path(config.directory).resolve() / f"{config.world}-{config.stage}"
-        kind = "expert" if config.stage == "expert" else "learning"
-        self.path = folder / f"{kind}_{config.world}.safetensors"
-        self.enough = (
-            ENOUGH[config.world] if config.stage == "expert" else (0.0, third(config.world))
-        )
-        self.met: list[dict[str, np.ndarray]] = []
-        self.best, self.best_step = (-1.0, -np.inf), 0
+        self.path = folder / f"{self.kind}_{config.world}.safetensors"
         self.step, self.begun = 0, time.time()
 
     def report(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Measures the newest policy, prints a line, and keeps the policy if it is the best."""
+        """Measures the newest policy, prints a line, and keeps it; this is brax's ``progress_fn``."""
         saved = self.checkpoints / f"{step:012d}"
         if not saved.exists():  # the evaluation before training has none
             return
         params = checkpoint.load(saved)
-        weights = as_weights(params)
         shutil.rmtree(saved)
         self.step = step
-        scores = self.measure(weights, jax.random.key(self.config.seed + step))
+        scores = self.measure(as_weights(params), jax.random.key(self.config.seed + step))
         scores = {name: round(float(value), 3) for name, value in scores.items()}
         alpha = float(metrics.get("training/alpha", np.nan))
         print(
@@ -233,16 +151,67 @@ class Keeper:
             flush=True,
         )
         score = (scores["success"], scores["return"])
-        if self.config.stage == "medium":
-            place = {"steps": np.float32(step), "returns": np.float32(scores["return"])}
-            self.met.append(as_weights(params, with_deviations=True) | place)
-        elif score > self.best:
-            self.best, self.best_step = score, step
-            write(weights, self.path)
+        self.keep(params, score)
         if score >= self.enough:
             raise Enough
 
-    def finish_medium(self) -> None:
+    def keep(self, params: tuple, score: tuple[float, float]) -> None:
+        """Keeps a policy, or does not."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Writes what is left to write, and the card."""
+        raise NotImplementedError
+
+
+class Expert(Keeper):
+    """Keeps the best policy; its file is written as soon as it is met."""
+
+    kind = "expert"
+
+    def __init__(self, config: Config, env: Env, folder: Path):
+        super().__init__(config, env, folder, ENOUGH[config.world])
+        self.best, self.best_step = (-1.0, -np.inf), 0
+
+    def keep(self, params: tuple, score: tuple[float, float]) -> None:
+        if score > self.best:
+            self.best, self.best_step = score, self.step
+            write(as_weights(params), self.path)
+
+    def finish(self) -> None:
+        config, minutes = self.config, (time.time() - self.begun) / 60
+        ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
+        env = make_world(config.world, **ends)  # so that a length is the time to the goal
+        run = measure(env, config.final_episodes)
+        scores = jax.device_get(run(load(self.path), jax.random.key(config.seed + FOREVER)))
+        write_card(
+            self.path,
+            f"The demonstrator of the world `{config.world}`: the mean of a policy of soft actor-critic (brax), the "
+            f"best of the evaluations, after {self.best_step} steps of the world; training ended after {self.step} "
+            f"steps and {minutes:.0f} minutes.",
+            f"python -m experiments.pretrain.experts {config.world}",
+            config,
+            scores,
+            f"measured on {config.final_episodes} other episodes of the world",
+            data="none but the world's own steps",
+        )
+        print(scores)
+
+
+class Learning(Keeper):
+    """Keeps every policy with its deviations, up to a third of D4RL's reference."""
+
+    kind = "learning"
+
+    def __init__(self, config: Config, env: Env, folder: Path):
+        super().__init__(config, env, folder, (0.0, third(config.world)))
+        self.met: list[dict[str, np.ndarray]] = []
+
+    def keep(self, params: tuple, score: tuple[float, float]) -> None:
+        place = {"steps": np.float32(self.step), "returns": np.float32(score[1])}
+        self.met.append(as_weights(params, with_deviations=True) | place)
+
+    def finish(self) -> None:
         """Writes policies evenly spaced over the training, the last one included, and their card.
 
         Raises:
@@ -273,24 +242,6 @@ class Keeper:
             data="none but the world's own steps",
         )
         print(told)
-
-    def finish(self, env: Env) -> None:
-        """Measures the best policy on other episodes, and writes its card."""
-        config, minutes = self.config, (time.time() - self.begun) / 60
-        run = measure(env, config.final_episodes)
-        scores = jax.device_get(run(load(self.path), jax.random.key(config.seed + FOREVER)))
-        write_card(
-            self.path,
-            f"The demonstrator of the world `{config.world}`: the mean of a policy of soft actor-critic (brax), the "
-            f"best of the evaluations, after {self.best_step} steps of the world; training ended after {self.step} "
-            f"steps and {minutes:.0f} minutes.",
-            f"python -m experiments.pretrain.experts {config.world}",
-            config,
-            scores,
-            f"measured on {config.final_episodes} other episodes of the world",
-            data="none but the world's own steps",
-        )
-        print(scores)
 
 
 def train(config: Config, training_env: Adapter, episode_length: int, keeper: Keeper) -> None:
@@ -332,16 +283,13 @@ def main(config: Config) -> None:
         config = replace(config, steps=2000, evaluations=2, episodes=2, final_episodes=4, sac=small)
     folder = ASSETS if config.preset == "full" else Path(config.directory) / "smoke"
     env = make_world(config.world)
-    keeper = Keeper(config, env, folder)
+    keeper = {"expert": Expert, "medium": Learning}[config.stage](config, env, folder)
     changes = {"spawn_noise": config.spawn_noise} if config.world == "ant-reach" else {}
     progress = config.progress if config.world == "ant-reach" else 0.0
     training_env = Adapter(make_world(config.world, horizon=FOREVER, **changes), progress)
     with contextlib.suppress(Enough, KeyboardInterrupt):
         train(config, training_env, env.horizon, keeper)
-    if config.stage == "medium":
-        return keeper.finish_medium()
-    ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
-    keeper.finish(make_world(config.world, **ends))  # so that a length is the time to the goal
+    keeper.finish()
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def test_the_mean_action_is_that_of_brax():
     from brax.training.acme import running_statistics
     from brax.training.agents.sac import networks
 
-    from experiments.pretrain.experts import as_weights
+    from experiments.pretrain.brax_worlds import as_weights
 
     network = networks.make_sac_networks(
         5, 2, running_statistics.normalize, hidden_layer_sizes=(8, 8)
