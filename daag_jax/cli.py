@@ -32,9 +32,10 @@ import tyro
 
 from daag_jax.commands.compiled import Compile, compile_programs
 from daag_jax.commands.episodes import ENVS, Collect, collect
+from daag_jax.commands.evaluate import Evaluate, evaluate
 from daag_jax.commands.launch import launch
 from daag_jax.commands.plans import Plan, plan
-from daag_jax.commands.policies import Evaluate, evaluate, train
+from daag_jax.commands.train import train
 from daag_jax.commands.videos import Edit, edit
 from daag_jax.commands.weights import Check, Fetch, check, fetch
 from daag_jax.names import check_name
