@@ -167,7 +167,7 @@ class Report:
             if self._board is not None:
                 self._board.close()
         if self._wandb is not None:
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
             self._wandb = None
         if self._live is not None:
             self._live.stop()

@@ -5,9 +5,9 @@
 
 Four ways to die, in turn:
 
-    sigkill     at a random moment
+    sigkill     at a random moment: so long after a random step was logged
     sigterm     at a random moment: the run saves and exits with 75
-    disk full   no file may grow past a few kB (RLIMIT_FSIZE), so that no checkpoint can be written; then SIGKILL
+    disk full   SIGKILL, then no file may grow past 60 kB (RLIMIT_FSIZE), so that no checkpoint can be written; SIGKILL
     truncated   SIGKILL, and half of a random file of the newest checkpoint is lost
 
 A run passes when every leaf of its last state has the bits of the run that nobody killed, and its logged losses, too.
@@ -24,7 +24,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,13 +83,13 @@ def killed(
     process: subprocess.Popen,
     folder: Path,
     number: int,
+    step: int,
     wait: float,
-    is_due: Callable[[Path], bool],
 ) -> bool:
-    """Sends a signal ``wait`` seconds after it is due; whether the run had not ended before."""
+    """Sends a signal ``wait`` seconds after ``step`` was logged, and a state saved; whether the run had not ended."""
     reader = threading.Thread(target=process.stdout.read)  # else a run that says much would wait
     reader.start()
-    while process.poll() is None and not is_due(folder):
+    while process.poll() is None and not (has_checkpoint(folder) and has_logged(folder, step)):
         time.sleep(0.005)
     time.sleep(wait)
     process.send_signal(number)
@@ -104,14 +103,10 @@ def has_checkpoint(folder: Path) -> bool:
     return checkpoint.latest(folder / "checkpoints") is not None
 
 
-def logs_after(step: int) -> Callable[[Path], bool]:
-    """Whether a run has logged something later than ``step``."""
-
-    def logs(folder: Path) -> bool:
-        path = folder / "metrics.jsonl"
-        return path.is_file() and any(row["step"] > step for row in read_metrics(path))
-
-    return logs
+def has_logged(folder: Path, step: int) -> bool:
+    """Whether the run has logged this step or a later one."""
+    path = folder / "metrics.jsonl"
+    return path.is_file() and any(row["step"] >= step for row in read_metrics(path))
 
 
 def truncate_newest(folder: Path, chance: random.Random) -> str:
@@ -155,18 +150,23 @@ def one_run(
     """Kills a run in one way, and lets it go on to its end.
 
     Args:
-        seconds: that the steps of a whole run take.
+        seconds: between two checkpoints, about.
     """
     number = signal.SIGTERM if kind == "sigterm" else signal.SIGKILL
-    wait = chance.uniform(0.0, 0.8 * seconds)
-    if kind == "disk full":
-        wait /= 2
-    in_time = killed(start(folder, config), folder, number, wait, has_checkpoint)
+    last = config.steps - 2 * config.checkpoint_every
+
+    def kill(process: subprocess.Popen, low: int, high: int) -> bool:
+        return killed(
+            process, folder, number, chance.randint(low, high), chance.uniform(0, seconds)
+        )
+
+    middle = config.steps // 2
+    in_time = kill(start(folder, config), 0, middle if kind == "disk full" else last)
     row = {"kind": kind, "in time": in_time, "killed at": checkpoint.latest(folder / "checkpoints")}
     if kind == "disk full":
         before = row["killed at"]
-        process = start(folder, config, file_bytes=6000)
-        row["in time"] &= killed(process, folder, number, wait, logs_after(before + 100))
+        process = start(folder, config, file_bytes=60_000)
+        row["in time"] &= kill(process, middle + config.checkpoint_every, last)
         row["kept"] = checkpoint.latest(folder / "checkpoints") == before
     if kind == "truncated":
         row["file"] = truncate_newest(folder, chance)
@@ -184,7 +184,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     whole = config.directory / "whole"
     finished(start(whole, config))
     logged = [r["time"] for r in read_metrics(whole / "metrics.jsonl")]
-    seconds, expected, rows = logged[-1] - logged[0], end_of(whole), []
+    seconds = (logged[-1] - logged[0]) * config.checkpoint_every / config.steps
+    expected, rows = end_of(whole), []
     kinds = ("sigkill", "sigterm", "disk full", "truncated")
     for index in range(config.runs):
         folder = config.directory / f"{index:02d}"
@@ -192,7 +193,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         row["identical"] = same(expected, end_of(folder))
         rows.append(row)
         print(row, flush=True)
-    content = {"rows": rows, "seconds": seconds, "made": provenance()}
+    content = {"rows": rows, "seconds between checkpoints": seconds, "made": provenance()}
     (config.directory / "results.json").write_text(json.dumps(content, indent=1))
     table = Table(
         "killed by",

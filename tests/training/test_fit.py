@@ -1,6 +1,5 @@
 """Training: same bits whatever the interruptions, and clear words when something is wrong."""
 
-import importlib.util
 import itertools
 import json
 import os
@@ -269,8 +268,17 @@ def test_batches_from_the_host_go_on_where_a_run_stopped(mesh, tmp_path):
     assert whole.metrics["loss/fit"] > 0
 
 
-def test_wandb_without_the_package_is_refused_before_training(tmp_path):
-    if importlib.util.find_spec("wandb"):
-        pytest.skip("wandb is installed")
+def test_wandb_without_the_package_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="pip install wandb"):
         fit(linear_regression(), doubled, config(tmp_path, wandb="daag"))
+
+
+def test_wandb_is_told_every_metric_of_a_run_and_of_its_continuation(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for steps in (10, 20):
+        fit(linear_regression(), doubled, config(tmp_path, steps=steps, wandb="daag"))
+    files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len({path.name for path in files}) == 1  # one run, though in two parts
+    assert len(files) == 2 and all(b"loss/fit" in path.read_bytes() for path in files)
