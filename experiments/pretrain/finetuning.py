@@ -51,6 +51,7 @@ from daag_jax.networks.stable_diffusion import weights
 from daag_jax.networks.stable_diffusion.config import ControlNetConfig, UNetConfig
 from daag_jax.training import devices
 from daag_jax.training.fit import FitConfig, Sampler, fit
+from daag_jax.training.processes import gathered, is_main, join
 from daag_jax.types import Batch, Key, Params
 from experiments.pretrain.frames import as_batch, random_frames
 
@@ -201,17 +202,21 @@ def train(config: Config, mesh: Mesh) -> tuple[DenoiserFinetuningConfig, Denoise
 
 
 def main(config: Config) -> None:
+    join()
     if config.preset == "smoke":
         small = {"size": 64, "steps": 60, "batch": 16, "frames": 256, "learning_rate": 1e-3}
         config = replace(config, directory=f"{config.directory}/smoke", **small)
     own, model, trained = train(config, devices.mesh_for_batch(config.batch, config.fsdp))
-    folder = config.folder
-    if config.part == "lora":
-        path = folder / "pytorch_lora_weights.safetensors"
-        lora.save(trained, path, weights.tensor_name)
+    is_lora = config.part == "lora"
+    made = gathered(trained if is_lora else model.controlnet["params"])  # by all processes
+    if not is_main():
+        return
+    if is_lora:
+        path = config.folder / "pytorch_lora_weights.safetensors"
+        lora.save(made, path, weights.tensor_name)
     else:
-        path = folder / f"controlnet_{config.condition}"
-        folders.save(path, own.diffusion.controlnet, model.controlnet["params"])
+        path = config.folder / f"controlnet_{config.condition}"
+        folders.save(path, own.diffusion.controlnet, made)
     print(f"{path} is written")
 
 
