@@ -1,13 +1,14 @@
 """What scaling costs: work and traffic of a device as devices are added, `fit` over a bare step, and saving.
 
-    python -m benchmarks.scaling            # about 5 min on two CPU cores
+    python -m benchmarks.scaling            # about 10 min on two CPU cores
 
 Weak scaling is read off compiled programs of 1 to 8 virtual devices, each with its own share of the batch: FLOP and
 bytes that one device computes and sends in a step, which should not grow.  (With a ring, an all-reduce of n bytes sends
-2 n (d - 1) / d of them; the table shows n.)  `fit` and a bare loop over the same compiled step take turns; what is told
-are medians over rounds.  Saving is what a hundred steps take longer when an asynchronous checkpoint of the whole state
-was started at their beginning than the hundred before, the median over such pairs.  The limits: 2 % over a bare step,
-5 % for saving.  The last line is one JSON object.
+2 n (d - 1) / d of them; the table shows n.)  `fit` and a bare loop over the same compiled step take turns, round by
+round; what is told are medians over windows of a hundred steps, and of the ratio of these over rounds.  Saving is what
+a hundred steps take longer when an asynchronous checkpoint of the whole state was started at their beginning than the
+hundred before, the median over such pairs.  The limits: 2 % over a bare step, 5 % for saving.  The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -105,21 +106,23 @@ def lowered_step(algorithm: Algorithm, sampler: Sampler, mesh: Mesh) -> tuple[An
     return (data, root, state), jitted.lower(data, root, state, np.int32(0))
 
 
-def bare_loop(algorithm: Algorithm, sampler: Sampler) -> Callable[[int], float]:
-    """A function that gives the seconds of a step in a loop of so many that does nothing else."""
+def bare_loop(algorithm: Algorithm, sampler: Sampler) -> Callable[[int], np.ndarray]:
+    """A function that gives the seconds of a step in so many windows of a loop that does nothing else."""
     (data, root, begun), lowered = lowered_step(
         algorithm, sampler, make_mesh(1, 1, jax.devices()[:1])
     )
     step = lowered.compile()
 
-    def measure(steps: int) -> float:
+    def measure(windows: int) -> np.ndarray:
         state = jax.tree.map(lambda x: x.copy(), begun)
-        state, _ = step(data, root, state, np.int32(0))
-        began = time.perf_counter()
-        for n in range(1, steps):
-            state, metrics = step(data, root, state, np.int32(n))
-        jax.block_until_ready((state, metrics))
-        return (time.perf_counter() - began) / (steps - 1)
+        times = []
+        for n in range((windows + 1) * WINDOW):
+            if n % WINDOW == 0 and n:  # the first window is left out
+                jax.block_until_ready(state)
+                times.append(time.perf_counter())
+            state, _ = step(data, root, state, np.int32(n))
+        jax.block_until_ready(state)
+        return np.diff([*times, time.perf_counter()]) / WINDOW
 
     return measure
 
@@ -149,21 +152,19 @@ def overhead(name: str, algorithm: Algorithm, config: Config) -> dict[str, Any]:
     """Of ``fit`` over a bare step, whole runs taking turns, and of saving over ``fit``, windows taking turns."""
     sampler = sampler_of(algorithm, 4 * config.rows_per_device)
     bare = bare_loop(algorithm, sampler)
-    pairs = max(2, int(config.seconds / bare(WINDOW)) // (2 * WINDOW))
-    found = []
+    pairs = max(2, int(config.seconds / bare(1)[0]) // (2 * WINDOW))
+    rounds = []
     for _ in range(config.rounds):
-        found.append(
-            (bare(2 * WINDOW * pairs), fit_windows(algorithm, sampler, 2 * WINDOW * pairs))
-        )
-    windows = np.concatenate([window for _, window in found])
-    plain, saving = np.median(windows, axis=0)
+        rounds.append((bare(2 * pairs), fit_windows(algorithm, sampler, 2 * WINDOW * pairs)))
+    windows = np.concatenate([window for _, window in rounds])
+    over_bare = [np.median(window[:, 0]) / np.median(alone) - 1 for alone, window in rounds]
     return {
         "program": name,
-        "bare_ms": 1e3 * statistics.median(seconds for seconds, _ in found),
-        "fit_ms": 1e3 * plain,
-        "saving_ms": 1e3 * saving,
-        "fit_over_bare": statistics.median(np.median(w[:, 0]) / seconds for seconds, w in found)
-        - 1,
+        "bare_ms": 1e3 * float(np.median([alone for alone, _ in rounds])),
+        "fit_ms": 1e3 * float(np.median(windows[:, 0])),
+        "saving_ms": 1e3 * float(np.median(windows[:, 1])),
+        "fit_over_bare": statistics.median(over_bare),
+        "fit_over_bare_of_rounds": over_bare,
         "saving_over_fit": float(np.median(windows[:, 1] / windows[:, 0])) - 1,
         "pairs": len(windows),
     }

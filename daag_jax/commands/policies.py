@@ -25,7 +25,7 @@ def learner(name: str, config: Any, spec: Any, stats: Any = None) -> Any:
     return normalized(make(name, config, normalized_spec(spec, stats)), stats)
 
 
-def write_card(folder: Path, card: dict[str, Any], anew: bool) -> None:
+def begin_run(folder: Path, card: dict[str, Any], anew: bool) -> None:
     """Writes the card of a run, whole; states of another run go where it begins anew."""
     for name in ("checkpoints", "best") if anew else ():
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from daag_jax.commands.policies import check_card, learner, write_card
+from daag_jax.commands.policies import begin_run, check_card, learner
 from daag_jax.commands.training_data import data_card, prepared, prepared_blocks
 
 Positional = tyro.conf.Positional
@@ -79,7 +79,7 @@ def _train(name: str, options: Any) -> None:
         check_card(folder / "policy.json", card)
     barrier("policy.json checked")
     if is_main():
-        write_card(folder, card, anew=not options.fit.resume)
+        begin_run(folder, card, anew=not options.fit.resume)
     result = fit(
         algorithm, batches, options.fit, evaluate=_trial(options, algorithm, world), name=name
     )

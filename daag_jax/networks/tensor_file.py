@@ -29,10 +29,19 @@ def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
         ) from error
 
 
-def write(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    """Writes a file (and its folder), complete or not at all."""
+def write(
+    tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a file (and its folder), complete or not at all, whatever dies meanwhile.
+
+    Args:
+        metadata: None says that the tensors are in PyTorch's order, as transformers and diffusers want to be told.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    content = {name: np.array(value, order="C") for name, value in tensors.items()}  # keeps scalars
-    unfinished.write_bytes(save(content, metadata={"format": "pt"}))  # with the usual permissions
+    content = {k: np.asarray(value, order="C") for k, value in tensors.items()}  # keeps scalars
+    with unfinished.open("wb") as file:  # with the usual permissions
+        file.write(save(content, metadata=dict(metadata or {"format": "pt"})))
+        file.flush()
+        os.fsync(file.fileno())
     unfinished.replace(path)

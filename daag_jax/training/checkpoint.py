@@ -14,11 +14,12 @@ by name and the checkpoint before it is used.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import shutil
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -73,7 +74,8 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.keep = keep
         self._writer: one_file.Writer | orbax_files.Writer | None = None
-        self._deleting = ThreadPoolExecutor(1, "discarded checkpoints")
+        self._thread = ThreadPoolExecutor(1, "checkpoints")  # deletes, and writes what is small
+        self._deletion: Future | None = None
         self._refused: set[int] = set()  # steps that could not be read
         self._written = -1
 
@@ -97,7 +99,7 @@ class Checkpoints:
             "fingerprints": fingerprints(filled),
             "leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves.items()},
             "packed": groups,
-            "metadata": metadata or {},
+            "metadata": copy.deepcopy(metadata or {}),
         }
         packed = {name for members in groups.values() for name in members}
         arrays = {name: own_copy(leaf) for name, leaf in filled.items() if name not in packed}
@@ -106,14 +108,22 @@ class Checkpoints:
             self._discard(self.path(step))
             barrier("checkpoint replaced")
         self._written = step
-        kind = one_file.Writer if one_file.fits(arrays) else orbax_files.Writer
         try:
-            if not isinstance(self._writer, kind):
-                self._writer = kind()
+            self._writer = self._writer_for(arrays)
             self._writer.save(self.path(step), arrays, described)
         except BaseException:
             self._abandon()
             raise
+
+    def _writer_for(self, arrays: dict[str, Any]) -> one_file.Writer | orbax_files.Writer:
+        """The writer of the save before, where it is for these, too."""
+        if one_file.fits(arrays):
+            kind, make = one_file.Writer, lambda: one_file.Writer(self._thread)
+        else:
+            kind, make = orbax_files.Writer, orbax_files.Writer
+            if self._deletion is not None:
+                self._deletion.result()  # else there might be no room
+        return self._writer if isinstance(self._writer, kind) else make()
 
     def wait(self) -> None:
         """Blocks until the last save is on disk, then deletes what is older than the last ``keep``."""
@@ -154,7 +164,7 @@ class Checkpoints:
                 return self._restore_step(candidate, like)
             except WrongStructure:
                 raise
-            except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            except Exception as error:  # the libraries raise many kinds for damaged files
                 reason = " ".join(str(error).split())[:200]
                 failures.append(f"{self.path(candidate).name}: {reason}")
                 self._refused.add(candidate)  # perhaps it only could not be read now: it stays
@@ -178,7 +188,7 @@ class Checkpoints:
             described, arrays = self._read(step, like)
         except WrongStructure:  # in every process
             raise
-        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        except Exception as error:  # the libraries raise many kinds for damaged files
             failure = error
         if agreed(int(failure is not None)):  # before the collectives of the fingerprints
             raise failure or CheckpointError("another process cannot read it")
@@ -216,7 +226,7 @@ class Checkpoints:
         trash = path.with_name(f".trash-{time.monotonic_ns()}-{path.name}")
         with contextlib.suppress(OSError):
             path.rename(trash)  # a kill never leaves half a checkpoint under a good name
-            self._deleting.submit(shutil.rmtree, trash, ignore_errors=True)
+            self._deletion = self._thread.submit(shutil.rmtree, trash, ignore_errors=True)
 
     def _abandon(self) -> None:
         """Drops a writer whose save failed, so that the next save starts afresh."""
@@ -232,8 +242,15 @@ class Checkpoints:
 
 
 def _files_of(folder: Path) -> ModuleType:
-    """What reads the checkpoint in this folder."""
-    return one_file if one_file.holds(folder) else orbax_files
+    """What reads the checkpoint in this folder.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    for files in (one_file, orbax_files):
+        if files.holds(folder):
+            return files
+    raise CheckpointError("it holds neither state.safetensors nor Orbax's described/metadata")
 
 
 def _description(folder: Path) -> dict[str, Any]:

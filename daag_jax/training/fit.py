@@ -296,7 +296,7 @@ class _Loop:
         """The metric of the state that is kept as the best; -inf where none can be read."""
         try:
             return files.metadata()["value"] if latest(files.directory) is not None else -math.inf
-        except Exception:  # Orbax raises many kinds for damaged files
+        except Exception:  # the libraries raise many kinds for damaged files
             return -math.inf
 
     def _save(self, state: State, totals: Totals, step: int, final: bool = False) -> None:
@@ -307,7 +307,9 @@ class _Loop:
                 content = {"state": state, "totals": totals}
                 self.files.save(step, content, {"seed": self.config.seed})
                 self.saved = step
-            except Exception as error:  # TensorStore raises ValueError for a full disk
+            except (
+                Exception
+            ) as error:  # TensorStore raises ValueError for a full disk, safetensors its own
                 self._failed(step, error)
         if final:
             self._wait()

@@ -54,14 +54,14 @@ def raw_numbers(leaf: Any) -> jax.Array | np.ndarray:
 
 
 def own_copy(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """A copy that Orbax can write while training goes on (CPU buffers would be shared)."""
+    """A copy that can be written while training goes on; of an accelerator's array the writer makes it."""
     if isinstance(leaf, jax.Array):
         on_cpu = next(iter(leaf.devices())).platform == "cpu"
         return jnp.copy(leaf) if on_cpu else leaf
     return np.array(leaf, copy=True)
 
 
-def placed(array: np.ndarray, target: Any) -> np.ndarray | jax.Array:
+def put_like(array: np.ndarray, target: Any) -> np.ndarray | jax.Array:
     """An array where the target is, in a buffer of its own, which can be donated: numpy where that is."""
     if isinstance(target, np.ndarray):
         return array.copy()
@@ -71,7 +71,7 @@ def placed(array: np.ndarray, target: Any) -> np.ndarray | jax.Array:
 
 
 def abstract_leaves(like: Any) -> dict[str, Any]:
-    """What to ask Orbax for: numpy arrays stay numpy, jax arrays go to the devices of ``like``."""
+    """What to read: numpy arrays stay numpy, jax arrays go to the devices of ``like``."""
 
     def abstract(leaf: Any) -> Any:
         if isinstance(leaf, (np.ndarray, np.generic, int, float, bool)):

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from daag_jax.training.leaves import placed
+from daag_jax.networks.tensor_file import write
+from daag_jax.training.leaves import put_like
 
 LARGEST = 2**26  # bytes
 SIZES = (8, 16, 32, 64)
@@ -41,15 +42,19 @@ def holds(folder: Path) -> bool:
 
 
 class Writer:
-    """Writes one checkpoint after another."""
+    """Writes one checkpoint after another, in a thread that the caller may give other work, too."""
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+    def __init__(self, thread: ThreadPoolExecutor) -> None:
+        self._thread = thread
         self._pending: Future | None = None
 
     def save(self, folder: Path, arrays: Mapping[str, Any], described: Mapping[str, Any]) -> None:
-        """Starts to write; the folder appears when it is complete.  Nothing may change the arrays meanwhile."""
-        self._pending = self._thread.submit(_write, folder, arrays, described)
+        """Starts to write; the folder appears when it is complete.
+
+        On a CPU nothing may change the arrays meanwhile; those of an accelerator are copied before this returns.
+        """
+        on_host = jax.device_get(dict(arrays))
+        self._pending = self._thread.submit(_write, folder, on_host, json.dumps(described))
 
     def wait_until_finished(self) -> None:
         """Raises what went wrong in the last save."""
@@ -67,16 +72,14 @@ def describe(folder: Path) -> Any:
 def read(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays, each where its target is: a numpy array, or a shape with a sharding."""
     stored = load_file(_file_in(folder))
-    return {name: placed(stored[name], target) for name, target in targets.items()}
+    return {name: put_like(stored[name], target) for name, target in targets.items()}
 
 
 def _file_in(folder: Path) -> Path:
     return folder / "state.safetensors"
 
 
-def _write(folder: Path, arrays: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+def _write(folder: Path, arrays: Mapping[str, np.ndarray], described: str) -> None:
     unfinished = folder.with_name(UNFINISHED + folder.name)
-    unfinished.mkdir(exist_ok=True)
-    numbers = {name: np.asarray(array) for name, array in arrays.items()}
-    save_file(numbers, _file_in(unfinished), {"described": json.dumps(described)})
+    write(arrays, _file_in(unfinished), {"described": described})
     unfinished.rename(folder)

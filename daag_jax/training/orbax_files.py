@@ -10,6 +10,11 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 
+def holds(folder: Path) -> bool:
+    """Whether the checkpoint in this folder was written here."""
+    return _description_in(folder).is_file()
+
+
 class Writer:
     """Writes one checkpoint after another; every process calls it alike."""
 
@@ -31,7 +36,7 @@ class Writer:
 
 def describe(folder: Path) -> Any:
     """What was saved beside the arrays; without Orbax, whose readers wait for all processes."""
-    return json.loads((folder / "described" / "metadata").read_text())
+    return json.loads(_description_in(folder).read_text())
 
 
 def read(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,3 +44,7 @@ def read(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
     reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     args = ocp.args.Composite(state=ocp.args.StandardRestore(dict(targets)))
     return reader.restore(folder, args=args)["state"]
+
+
+def _description_in(folder: Path) -> Path:
+    return folder / "described" / "metadata"

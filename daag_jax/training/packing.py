@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from daag_jax.training.leaves import placed
+from daag_jax.training.leaves import put_like
 
 SMALL = 2**20  # elements
 Groups = Mapping[str, Sequence[str]]  # of a vector, the names of what it holds, in order
@@ -56,5 +56,5 @@ def unpack(
     for vector, members in groups.items():
         ends = np.cumsum([targets[name].size for name in members])
         for name, piece in zip(members, np.split(vectors[vector], ends[:-1]), strict=True):
-            found[name] = placed(piece.reshape(targets[name].shape), targets[name])
+            found[name] = put_like(piece.reshape(targets[name].shape), targets[name])
     return found

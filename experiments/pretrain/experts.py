@@ -22,10 +22,10 @@ import contextlib
 import functools
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -123,63 +123,35 @@ class Enough(Exception):
     """The policy is as good as it is meant to be."""
 
 
-class Keeper:
-    """Measures the policies of a training, and stops it at ``enough``; what it keeps of them, its subclasses say."""
+class Kept(Protocol):
+    """What becomes of the policies of a training."""
 
-    kind: str  # the first word of the file's name
+    enough: tuple[float, float]  # success and return at which it stops
 
-    def __init__(self, config: Config, env: Env, folder: Path, enough: tuple[float, float]):
-        self.config, self.enough = config, enough
-        self.measure = measure(env, config.episodes)
-        self.checkpoints = Path(config.directory).resolve() / f"{config.world}-{config.stage}"
-        self.path = folder / f"{self.kind}_{config.world}.safetensors"
-        self.step, self.begun = 0, time.time()
-
-    def report(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Measures the newest policy, prints a line, and keeps it; this is brax's ``progress_fn``."""
-        saved = self.checkpoints / f"{step:012d}"
-        if not saved.exists():  # the evaluation before training has none
-            return
-        params = checkpoint.load(saved)
-        shutil.rmtree(saved)
-        self.step = step
-        scores = self.measure(as_weights(params), jax.random.key(self.config.seed + step))
-        scores = {name: round(float(value), 3) for name, value in scores.items()}
-        alpha = float(metrics.get("training/alpha", np.nan))
-        print(
-            f"{time.time() - self.begun:6.0f} s  {step:8d} steps  alpha {alpha:.3f}  {scores}",
-            flush=True,
-        )
-        score = (scores["success"], scores["return"])
-        self.keep(params, score)
-        if score >= self.enough:
-            raise Enough
-
-    def keep(self, params: tuple, score: tuple[float, float]) -> None:
+    def keep(self, step: int, params: tuple, score: tuple[float, float]) -> None:
         """Keeps a policy, or does not."""
-        raise NotImplementedError
 
-    def finish(self) -> None:
+    def finish(self, minutes: float) -> None:
         """Writes what is left to write, and the card."""
-        raise NotImplementedError
 
 
-class Expert(Keeper):
-    """Keeps the best policy; its file is written as soon as it is met."""
+class Best:
+    """The best policy; its file is written as soon as it is met."""
 
-    kind = "expert"
+    def __init__(self, config: Config, folder: Path):
+        self.config, self.enough = config, ENOUGH[config.world]
+        self.path = folder / f"expert_{config.world}.safetensors"
+        self.score, self.best_step, self.last_step = (-1.0, -np.inf), 0, 0
 
-    def __init__(self, config: Config, env: Env, folder: Path):
-        super().__init__(config, env, folder, ENOUGH[config.world])
-        self.best, self.best_step = (-1.0, -np.inf), 0
-
-    def keep(self, params: tuple, score: tuple[float, float]) -> None:
-        if score > self.best:
-            self.best, self.best_step = score, self.step
+    def keep(self, step: int, params: tuple, score: tuple[float, float]) -> None:
+        self.last_step = step
+        if score > self.score:
+            self.score, self.best_step = score, step
             write(as_weights(params), self.path)
 
-    def finish(self) -> None:
-        config, minutes = self.config, (time.time() - self.begun) / 60
+    def finish(self, minutes: float) -> None:
+        """Measures the policy on other episodes, and writes its card."""
+        config = self.config
         ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
         env = make_world(config.world, **ends)  # so that a length is the time to the goal
         run = measure(env, config.final_episodes)
@@ -187,8 +159,8 @@ class Expert(Keeper):
         write_card(
             self.path,
             f"The demonstrator of the world `{config.world}`: the mean of a policy of soft actor-critic (brax), the "
-            f"best of the evaluations, after {self.best_step} steps of the world; training ended after {self.step} "
-            f"steps and {minutes:.0f} minutes.",
+            f"best of the evaluations, after {self.best_step} steps of the world; training ended after "
+            f"{self.last_step} steps and {minutes:.0f} minutes.",
             f"python -m experiments.pretrain.experts {config.world}",
             config,
             scores,
@@ -198,32 +170,32 @@ class Expert(Keeper):
         print(scores)
 
 
-class Learning(Keeper):
-    """Keeps every policy with its deviations, up to a third of D4RL's reference."""
+class Met:
+    """Every policy with its deviations, up to a third of D4RL's reference."""
 
-    kind = "learning"
+    def __init__(self, config: Config, folder: Path):
+        self.config, self.enough = config, (0.0, third(config.world))
+        self.path = folder / f"learning_{config.world}.safetensors"
+        self.policies: list[dict[str, np.ndarray]] = []
 
-    def __init__(self, config: Config, env: Env, folder: Path):
-        super().__init__(config, env, folder, (0.0, third(config.world)))
-        self.met: list[dict[str, np.ndarray]] = []
+    def keep(self, step: int, params: tuple, score: tuple[float, float]) -> None:
+        place = {"steps": np.float32(step), "returns": np.float32(score[1])}
+        self.policies.append(as_weights(params, with_deviations=True) | place)
 
-    def keep(self, params: tuple, score: tuple[float, float]) -> None:
-        place = {"steps": np.float32(self.step), "returns": np.float32(score[1])}
-        self.met.append(as_weights(params, with_deviations=True) | place)
-
-    def finish(self) -> None:
+    def finish(self, minutes: float) -> None:
         """Writes policies evenly spaced over the training, the last one included, and their card.
 
         Raises:
             ValueError: the training ended before it was as good as asked.
         """
-        config, last = self.config, self.met[-1]
+        del minutes
+        config, last = self.config, self.policies[-1]
         if config.preset != "smoke" and last["returns"] < self.enough[1]:
             raise ValueError(
                 f"the last return {last['returns']:.0f} is below {self.enough[1]:.0f}; try more --steps."
             )
-        rows = np.unique(np.round(np.linspace(0, len(self.met) - 1, MAX_MET)).astype(int))
-        stacked = jax.tree.map(lambda *x: np.stack(x), *(self.met[row] for row in rows))
+        rows = np.unique(np.round(np.linspace(0, len(self.policies) - 1, MAX_MET)).astype(int))
+        stacked = jax.tree.map(lambda *x: np.stack(x), *(self.policies[row] for row in rows))
         write(stacked, self.path)
         told = {
             f"return after {s:.0f} steps": r
@@ -244,21 +216,52 @@ class Learning(Keeper):
         print(told)
 
 
-def train(config: Config, training_env: Adapter, episode_length: int, keeper: Keeper) -> None:
+def reporter(config: Config, env: Env, kept: Kept, checkpoints: Path, begun: float):
+    """Brax's ``progress_fn``: measures the newest policy, prints a line, keeps it, and raises :class:`Enough`."""
+    run = measure(env, config.episodes)
+
+    def report(step: int, metrics: Mapping[str, Any]) -> None:
+        saved = checkpoints / f"{step:012d}"
+        if not saved.exists():  # the evaluation before training has none
+            return
+        params = checkpoint.load(saved)
+        shutil.rmtree(saved)
+        scores = run(as_weights(params), jax.random.key(config.seed + step))
+        scores = {name: round(float(value), 3) for name, value in scores.items()}
+        alpha = float(metrics.get("training/alpha", np.nan))
+        print(
+            f"{time.time() - begun:6.0f} s  {step:8d} steps  alpha {alpha:.3f}  {scores}",
+            flush=True,
+        )
+        score = (scores["success"], scores["return"])
+        kept.keep(step, params, score)
+        if score >= kept.enough:
+            raise Enough
+
+    return report
+
+
+def train(
+    config: Config,
+    training_env: Adapter,
+    episode_length: int,
+    report: Callable,
+    checkpoints: Path,
+) -> None:
     """Runs brax's trainer to its end."""
     if not hasattr(jax, "device_put_replicated"):  # gone from jax, which this brax does not know
         jax.device_put_replicated = lambda tree, devices: jax.tree.map(
             lambda x: jnp.stack([x] * len(devices)), tree
         )
     settings = config.sac
-    keeper.checkpoints.mkdir(parents=True, exist_ok=True)
+    checkpoints.mkdir(parents=True, exist_ok=True)
     sac.train(
         training_env,
         num_timesteps=config.steps,
         episode_length=episode_length,
         wrap_env_fn=wrapped,
         num_envs=settings.num_envs,
-        num_eval_envs=1,  # the keeper measures
+        num_eval_envs=1,  # the reporter measures
         num_evals=config.evaluations + 1,
         learning_rate=settings.learning_rate,
         discounting=settings.discount,
@@ -272,8 +275,8 @@ def train(config: Config, training_env: Adapter, episode_length: int, keeper: Ke
         network_factory=functools.partial(
             networks.make_sac_networks, hidden_layer_sizes=(settings.width,) * 2
         ),
-        progress_fn=keeper.report,
-        checkpoint_logdir=str(keeper.checkpoints),
+        progress_fn=report,
+        checkpoint_logdir=str(checkpoints),
     )
 
 
@@ -282,14 +285,16 @@ def main(config: Config) -> None:
         small = replace(config.sac, first_updates_at=500, width=32, batch=32)
         config = replace(config, steps=2000, evaluations=2, episodes=2, final_episodes=4, sac=small)
     folder = ASSETS if config.preset == "full" else Path(config.directory) / "smoke"
-    env = make_world(config.world)
-    keeper = {"expert": Expert, "medium": Learning}[config.stage](config, env, folder)
+    env, begun = make_world(config.world), time.time()
+    kept = Best(config, folder) if config.stage == "expert" else Met(config, folder)
+    checkpoints = Path(config.directory).resolve() / f"{config.world}-{config.stage}"
     changes = {"spawn_noise": config.spawn_noise} if config.world == "ant-reach" else {}
     progress = config.progress if config.world == "ant-reach" else 0.0
     training_env = Adapter(make_world(config.world, horizon=FOREVER, **changes), progress)
+    report = reporter(config, env, kept, checkpoints, begun)
     with contextlib.suppress(Enough, KeyboardInterrupt):
-        train(config, training_env, env.horizon, keeper)
-    keeper.finish()
+        train(config, training_env, env.horizon, report, checkpoints)
+    kept.finish((time.time() - begun) / 60)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Four ways to die, in turn:
     sigkill     at a random moment: so long after a random step was logged
     sigterm     at a random moment: the run saves and exits with 75
     disk full   SIGKILL, then no file may grow past 60 kB (RLIMIT_FSIZE), so that no checkpoint can be written; SIGKILL
-    truncated   SIGKILL, and half of a random file of the newest checkpoint is lost
+    truncated   SIGKILL, and half of the newest checkpoint's file is lost
 
 A run passes when every leaf of its last state has the bits of the run that nobody killed, and its logged losses, too.
 """
@@ -110,7 +110,7 @@ def has_logged(folder: Path, step: int) -> bool:
 
 
 def truncate_newest(folder: Path, chance: random.Random) -> str:
-    """Half of a random file of the newest checkpoint is lost; which."""
+    """Half of a file of the newest checkpoint is lost; which."""
     step = checkpoint.latest(folder / "checkpoints")
     newest = checkpoint.Checkpoints(folder / "checkpoints").path(step)
     files = sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size > 1)
@@ -160,8 +160,10 @@ def one_run(
             process, folder, number, chance.randint(low, high), chance.uniform(0, seconds)
         )
 
+    # before damage there must be a checkpoint to fall back to
+    first = 3 * config.checkpoint_every if kind == "truncated" else 0
     middle = config.steps // 2
-    in_time = kill(start(folder, config), 0, middle if kind == "disk full" else last)
+    in_time = kill(start(folder, config), first, middle if kind == "disk full" else last)
     row = {"kind": kind, "in time": in_time, "killed at": checkpoint.latest(folder / "checkpoints")}
     if kind == "disk full":
         before = row["killed at"]
@@ -193,8 +195,8 @@ def main(config: Config) -> list[dict[str, Any]]:
         row["identical"] = same(expected, end_of(folder))
         rows.append(row)
         print(row, flush=True)
-    content = {"rows": rows, "seconds between checkpoints": seconds, "made": provenance()}
-    (config.directory / "results.json").write_text(json.dumps(content, indent=1))
+        content = {"rows": rows, "seconds between checkpoints": seconds, "made": provenance()}
+        (config.directory / "results.json").write_text(json.dumps(content, indent=1))
     table = Table(
         "killed by",
         "runs",

@@ -1,10 +1,11 @@
 """A small training run as a process of its own, to be killed: ``small_run.py DIRECTORY STEPS [checkpoint_every]``.
 
 With a fourth word it is watched: a trace is taken, and the state of the least error is kept.  With a fifth, the batches
-are read from that folder of blocks.
+are read from that folder of blocks.  With SMALL_RUN_BY=orbax Orbax writes the checkpoints, as if the state were large.
 """
 
 import dataclasses
+import os
 import sys
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 
 from daag_jax.data.feeding import window_feed
+from daag_jax.training import one_file
 from daag_jax.training.fit import FitConfig, fit
 from daag_jax.training.processes import gathered, is_main, join
 from daag_jax.types import Algorithm, Batch, Window
@@ -50,6 +52,8 @@ def doubled(key, n, size: int = 16) -> Batch:
 
 
 if __name__ == "__main__":
+    if os.environ.get("SMALL_RUN_BY") == "orbax":
+        one_file.LARGEST = 0
     join()
     directory, steps = sys.argv[1], int(sys.argv[2])
     every = int(sys.argv[3]) if len(sys.argv) > 3 else 5
