@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 
 @contextlib.contextmanager
@@ -40,8 +40,10 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     content = {k: np.asarray(value, order="C") for k, value in tensors.items()}  # keeps scalars
-    with unfinished.open("wb") as file:  # with the usual permissions
-        file.write(save(content, metadata=dict(metadata or {"format": "pt"})))
-        file.flush()
+    unfinished.touch()
+    permissions = unfinished.stat().st_mode
+    save_file(content, unfinished, dict(metadata or {"format": "pt"}))
+    unfinished.chmod(permissions)  # the usual ones; safetensors lets nobody else read
+    with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)

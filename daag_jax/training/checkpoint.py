@@ -34,6 +34,7 @@ from daag_jax.training.leaves import (
     abstract_leaves,
     as_like,
     check_structure,
+    dtype_name,
     named_leaves,
     own_copy,
     raw_numbers,
@@ -97,7 +98,9 @@ class Checkpoints:
         described = {
             "step": step,
             "fingerprints": fingerprints(filled),
-            "leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves.items()},
+            "leaves": {
+                name: [list(leaf.shape), dtype_name(leaf.dtype)] for name, leaf in leaves.items()
+            },
             "packed": groups,
             "metadata": copy.deepcopy(metadata or {}),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ class CheckpointError(ValueError):
 
 class WrongStructure(CheckpointError):
     """The checkpoint is sound but belongs to another architecture."""
+
+
+@functools.cache
+def dtype_name(dtype: np.dtype) -> str:
+    """``"float32"``; numpy takes some 10 us to say it, and a checkpoint asks for every leaf."""
+    return str(dtype)
 
 
 def is_key(leaf: Any) -> bool:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from daag_jax.training.leaves import put_like
+from daag_jax.training.leaves import dtype_name, put_like
 
 SMALL = 2**20  # elements
 Groups = Mapping[str, Sequence[str]]  # of a vector, the names of what it holds, in order
@@ -26,7 +26,7 @@ def groups_of(leaves: Mapping[str, Any]) -> dict[str, list[str]]:
             continue
         if 0 < leaf.size < SMALL:
             devices = tuple(sorted(device.id for device in leaf.sharding.device_set))
-            found.setdefault((str(leaf.dtype), devices), []).append(name)
+            found.setdefault((dtype_name(leaf.dtype), devices), []).append(name)
     several = [(dtype, names) for (dtype, _), names in found.items() if len(names) > 1]
     return {f"packed/{dtype}/{i}": names for i, (dtype, names) in enumerate(several)}
 
