@@ -287,6 +287,7 @@ def test_wandb_without_the_package_is_refused_before_training(tmp_path, monkeypa
 def test_a_run_and_its_continuation_are_one_run_of_wandb(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "120")  # [s]; the machine may be busy
     for steps in (10, 20):
         fit(linear_regression(), doubled, config(tmp_path, steps=steps, wandb="daag"))
     files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
