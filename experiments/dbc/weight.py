@@ -2,6 +2,7 @@
 
     python -m experiments.dbc.weight                     # about 45 min on one core, eight arms
     python -m experiments.dbc.weight --preset smoke      # minutes
+    python -m experiments.dbc.weight --problems pick --clip none --seeds 100 101 102 --weights 0.1 0.5
 
 Expect a plateau: success rises from BC's with lambda and falls again where guidance drowns the demonstrations.
 """
@@ -9,6 +10,7 @@ Expect a plateau: success rises from BC's with lambda and falls again where guid
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -18,9 +20,10 @@ from experiments.dbc.study import Options, Results, study
 
 @dataclass(frozen=True)
 class Config(Options):
-    """The weights."""
+    """The weights, and where the guidance is clipped at the expert's loss."""
 
     weights: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0)
+    clip: Literal["batch", "sample", "none"] = "batch"  # none: L_expert is left out
 
 
 def main(config: Config) -> Results:
@@ -29,7 +32,7 @@ def main(config: Config) -> Results:
         "weight",
         lambda loaded: (
             {"BC": bc_arm(loaded.sizes)}
-            | {f"lambda {w:g}": dbc_arm(loaded.sizes, w) for w in config.weights}
+            | {f"lambda {w:g}": dbc_arm(loaded.sizes, w, clip=config.clip) for w in config.weights}
         ),
     )
 
