@@ -25,7 +25,7 @@ def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); it was cut short or damaged: fetch it again."
+            f"{path} is not a whole safetensors file ({error}); it was cut short or damaged: fetch or write it again."
         ) from error
 
 

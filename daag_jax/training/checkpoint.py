@@ -42,7 +42,8 @@ from daag_jax.training.leaves import (
 from daag_jax.training.processes import agreed, barrier, is_main, told
 
 _STEP = re.compile(r"step_(\d+)$")
-_ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
+_TRASH = ".trash-"
+_LEFTOVERS = (_TRASH, one_file.UNFINISHED, orbax_files.UNFINISHED)
 
 
 class Restored(NamedTuple):
@@ -226,7 +227,7 @@ class Checkpoints:
         """Deletes a checkpoint; of many processes, one does."""
         if not is_main():
             return
-        trash = path.with_name(f".trash-{time.monotonic_ns()}-{path.name}")
+        trash = path.with_name(f"{_TRASH}{time.monotonic_ns()}-{path.name}")
         with contextlib.suppress(OSError):
             path.rename(trash)  # a kill never leaves half a checkpoint under a good name
             self._deletion = self._thread.submit(shutil.rmtree, trash, ignore_errors=True)
@@ -239,8 +240,7 @@ class Checkpoints:
         if not is_main():
             return
         for path in self.directory.iterdir():
-            unfinished = path.name.startswith(one_file.UNFINISHED) or _ORBAX_UNFINISHED in path.name
-            if unfinished or path.name.startswith(".trash-"):
+            if any(mark in path.name for mark in _LEFTOVERS):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -307,9 +307,7 @@ class _Loop:
                 content = {"state": state, "totals": totals}
                 self.files.save(step, content, {"seed": self.config.seed})
                 self.saved = step
-            except (
-                Exception
-            ) as error:  # TensorStore raises ValueError for a full disk, safetensors its own
+            except Exception as error:  # of a full disk, each library raises its own
                 self._failed(step, error)
         if final:
             self._wait()

@@ -14,17 +14,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
-from daag_jax.networks.tensor_file import write
+from daag_jax.networks.tensor_file import opened, write
 from daag_jax.training.leaves import put_like
 
 LARGEST = 2**26  # bytes
 SIZES = (8, 16, 32, 64)
 TYPES = {"bool", "bfloat16", "float16", "float32", "float64"}
 TYPES |= {f"{kind}{size}" for kind in ("int", "uint") for size in SIZES}
-UNFINISHED = ".unfinished-"  # before the name of a folder that is being written
+UNFINISHED = ".unfinished-"  # in the name of a folder that is being written
 
 
 def fits(arrays: Mapping[str, Any]) -> bool:
@@ -65,14 +63,14 @@ class Writer:
 
 def describe(folder: Path) -> Any:
     """What was saved beside the arrays."""
-    with safe_open(_file_in(folder), framework="numpy") as file:
+    with opened(_file_in(folder)) as file:
         return json.loads(file.metadata()["described"])
 
 
 def read(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays, each where its target is: a numpy array, or a shape with a sharding."""
-    stored = load_file(_file_in(folder))
-    return {name: put_like(stored[name], target) for name, target in targets.items()}
+    with opened(_file_in(folder)) as file:
+        return {k: put_like(file.get_tensor(k), target) for k, target in targets.items()}
 
 
 def _file_in(folder: Path) -> Path:

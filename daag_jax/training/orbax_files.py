@@ -9,6 +9,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
+
 
 def holds(folder: Path) -> bool:
     """Whether the checkpoint in this folder was written here."""

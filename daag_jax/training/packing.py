@@ -1,4 +1,4 @@
-"""Small arrays as a few long vectors: a checkpoint costs about a millisecond for each array in it, however small.
+"""Small arrays as a few long vectors: Orbax takes about a millisecond for each array, however small.
 
 Arrays below ``SMALL`` elements that lie whole on every device are joined by type; larger ones and slices stay apart.
 """

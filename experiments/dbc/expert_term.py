@@ -5,7 +5,8 @@
 
 L_expert has no gradient in the policy, so the clip of means is a gate ("guidance/closed" is how often it shuts);
 "mismatched" trains the model on sigmoid betas and guides with a cosine, as the code before August 2024 did.
-Expect differences of a percent or two; on Maze leaving the term out is best.
+Expect differences of a percent or two; on Maze leaving the term out is best, though not clearly better
+than the release.
 """
 
 from __future__ import annotations
