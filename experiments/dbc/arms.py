@@ -66,7 +66,7 @@ class Run:
 def bc_config(sizes: Sizes, **changes: Any) -> BcConfig:
     """The policy of a problem."""
     config = paper_policy(sizes.policy_dims, sizes.policy_rate, sizes.policy_steps)
-    return replace(config, **changes)
+    return replace(config, **{"observation_noise": sizes.observation_noise, **changes})
 
 
 def dbc_config(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any) -> DbcConfig:

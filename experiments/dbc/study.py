@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from daag_jax.envs.env import Env
 from daag_jax.evaluation.studies import rows_of
 from experiments.dbc.arms import Arm, run_arms, run_of
-from experiments.dbc.problems import Loaded, load
+from experiments.dbc.problems import Loaded, Sizes, load
 from experiments.records import write_study
 
 Results = dict[str, dict[str, dict[str, Any]]]  # problem -> arm -> what run_arm gives
@@ -21,12 +21,25 @@ Results = dict[str, dict[str, dict[str, Any]]]  # problem -> arm -> what run_arm
 
 @dataclass(frozen=True)
 class Options:
-    """Common options; without seeds, those of the preset."""
+    """Common options; seeds and sizes that are not given are those of the preset."""
 
     preset: Literal["paper", "cpu", "smoke"] = "cpu"
     problems: tuple[str, ...] = ("maze",)
     seeds: tuple[int, ...] = ()
     directory: str = "runs/experiments/dbc"
+    policy_dims: tuple[int, ...] = ()
+    policy_steps: int = 0
+    policy_rate: float = 0.0
+    density_width: int = 0
+    density_steps: int = 0
+    observation_noise: float = 0.0
+    episodes: int = 0  # of evaluation, per seed
+
+    def sizes(self, preset: Sizes) -> Sizes:
+        """Those of the preset with what is given here instead."""
+        names = {field.name for field in fields(Sizes)} - {"seeds"}
+        given = {name: value for name, value in vars(self).items() if name in names and value}
+        return replace(preset, **given)
 
 
 def study(
@@ -44,6 +57,7 @@ def study(
     directory = str(Path(options.directory) / options.preset)
     for name in options.problems:
         loaded = load(name, options.preset)
+        loaded = loaded._replace(sizes=options.sizes(loaded.sizes))
         run = run_of(loaded.sizes, options.seeds, directory)
         worlds = None if worlds_of is None else worlds_of(loaded)
         results[name] = run_arms(loaded, arms_of(loaded), run, worlds)

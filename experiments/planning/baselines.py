@@ -4,11 +4,13 @@
     python -m experiments.planning.baselines --preset smoke     # a minute or two
 
 All learn from the transitions of ``experiments.planning.mazes`` with the rewards of the layout's one goal, at their
-published settings, observations standardised; ``updates`` of the preset ``cpu`` are fewer than the published 1,000,000.
+published settings, observations standardised; the preset ``cpu`` takes a fiftieth of the published updates.
+What an earlier call has scored is read.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,8 @@ from experiments.planning import mazes
 from experiments.records import write_study
 
 METHODS = ("bc", "td3_bc", "iql", "cql", "awac", "decision_transformer")
-BATCH = 256
+BATCHES = dict.fromkeys(METHODS, 256) | {"decision_transformer": 64}
+PUBLISHED = dict.fromkeys(METHODS, 1_000_000) | {"decision_transformer": 100_000}  # updates
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,22 @@ class Config:
     preset: Literal["paper", "cpu", "smoke"] = "cpu"
     layouts: tuple[str, ...] = ("umaze", "medium", "large")
     methods: tuple[str, ...] = METHODS
-    updates: int = 0  # 0: 1,000,000 (paper), 20,000 (cpu), 30 (smoke)
+    updates: int = 0  # 0: as published (paper), a fiftieth of it (cpu), 30 (smoke)
     seeds: tuple[int, ...] = ()
     directory: str = "runs/experiments/planning"
 
 
-def settings(method: str, loaded: mazes.Loaded) -> Any:
-    """The published configuration; what a maze changes in it."""
+def settings(method: str, loaded: mazes.Loaded, updates: int) -> Any:
+    """The published configuration; what a maze, and a shorter training, change in it."""
     check_name("method", method, METHODS)
     if method == "bc":
         return BcConfig()
     if method == "decision_transformer":
         returns = np.sum(cut(loaded.episodes, loaded.env.horizon).rewards, axis=1)
         best = max(float(np.quantile(returns, 0.99)), 1.0)
-        return DecisionTransformerConfig(target_return=best, return_scale=best)
+        return DecisionTransformerConfig(
+            target_return=best, return_scale=best, warmup_steps=min(10_000, updates // 10)
+        )
     return config_class(method)()
 
 
@@ -84,12 +89,12 @@ def score(
     """Normalised scores, one per seed, and the seconds of training."""
     spec = loaded.env.spec._replace(task_dim=0)  # there is one goal
     stats = Stats(*stats_of(loaded.episodes)[:2])
-    algorithm = normalized(make(method, settings(method, loaded), spec), stats)
+    algorithm = normalized(make(method, settings(method, loaded, updates), spec), stats)
     episodes = loaded.episodes  # returns to go are those of an episode, not of a run
     if method == "decision_transformer":
         episodes = cut(episodes, loaded.env.horizon)
     data = jax.tree.map(jnp.asarray, episode_data(episodes, algorithm.window))
-    draw = lambda data, key, n: draw_windows(data, algorithm.window, BATCH, key)
+    draw = lambda data, key, n: draw_windows(data, algorithm.window, BATCHES[method], key)
     began = time.monotonic()
     name = f"{method}, {loaded.layout}"
     states = fit_seeds(algorithm, Sampler(data, draw), updates, seeds, name=name).states
@@ -108,27 +113,48 @@ def score(
     return [float(x) for x in scores], seconds
 
 
+def stored_score(
+    method: str, loaded: mazes.Loaded, seeds: tuple[int, ...], updates: int, folder: Path
+) -> dict[str, Any]:
+    """``score`` with what it depends on, read where an earlier call has left it in the folder."""
+    asked = {
+        "settings": repr(settings(method, loaded, updates)),
+        "episodes": list(loaded.episodes.actions.shape[:2]),
+        "evaluated": loaded.sizes.episodes,
+        "updates": updates,
+        "seeds": list(seeds),
+    }
+    path = folder / f"{loaded.layout}-{method}.json"
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    if asked.items() <= stored.items():
+        return stored
+    scores, seconds = score(method, loaded, seeds, updates)
+    stored = asked | {"scores": scores, "training seconds": seconds}
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(stored))
+    return stored
+
+
 def main(config: Config) -> dict:
     """Trains and scores every method; returns what ``results.json`` holds under "details"."""
     directory = Path(config.directory) / config.preset
-    updates = config.updates or {"paper": 1_000_000, "cpu": 20_000, "smoke": 30}[config.preset]
+    folder = directory / "baselines"
     rows, details = [], {}
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
         scores: dict[str, dict[str, list[float]]] = {}
         for method in config.methods:
-            found, seconds = score(method, loaded, seeds, updates)
-            scores[method] = {"": found}
-            details[f"{layout}, {method}"] = {"updates": updates, "training seconds": seconds}
-            print(f"maze2d-{layout}, {method}: {found}", flush=True)
+            published = PUBLISHED[method]
+            by_preset = {"paper": published, "cpu": published // 50, "smoke": 30}
+            updates = config.updates or by_preset[config.preset]
+            found = stored_score(method, loaded, seeds, updates, folder)
+            scores[method] = {"": found["scores"]}
+            details[f"{layout}, {method}"] = found
+            print(f"maze2d-{layout}, {method}: {found['scores']}", flush=True)
             done = rows_of(f"maze2d-{layout}", scores, config.methods[0], "normalized score")
             write_study(
-                rows + done,
-                "Without planning",
-                directory / "baselines",
-                config.methods[0],
-                {"details": details},
+                rows + done, "Without planning", folder, config.methods[0], {"details": details}
             )
         rows += done
     return details
