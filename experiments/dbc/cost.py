@@ -25,7 +25,7 @@ from daag_jax.training.seeds import compile_steps, init_seeds, roots_of
 from daag_jax.types import Context
 from experiments.dbc import main_table
 from experiments.dbc.arms import Arm, in_units, sampler_of
-from experiments.dbc.problems import Loaded, load
+from experiments.dbc.problems import Loaded
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def main(config: Config) -> dict:
         config = replace(config, repeats=5, updates=2, inference_steps=(2,))
     results: dict[str, dict] = {}
     for name in config.problems:
-        loaded = load(name, config.preset)
+        loaded = config.load(name)
         arms = dict(main_table.arms(loaded, config))
         arms.pop("DP", None)
         for steps in config.inference_steps:

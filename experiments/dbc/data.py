@@ -18,7 +18,7 @@ import tyro
 
 from daag_jax.data.datasets import subset
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm, run_arms, run_of
-from experiments.dbc.problems import Loaded, load, weight_of, with_episodes
+from experiments.dbc.problems import Loaded, weight_of, with_episodes
 from experiments.dbc.study import Options, Results, write
 
 
@@ -47,7 +47,7 @@ def main(config: Config) -> Results:
     directory = f"{config.directory}/{config.preset}"
     results: Results = {}
     for name in config.problems:
-        whole = load(name, config.preset)
+        whole = config.load(name)
         cases = {}
         for share in config.shares:
             num = max(2, round(share * len(whole.episodes.length)))
@@ -55,7 +55,7 @@ def main(config: Config) -> Results:
                 whole, subset(whole.episodes, num)
             )
         for coverage in config.coverages if name == "maze" else ():
-            covered = load(name, config.preset, demonstrated={"coverage": coverage})
+            covered = config.load(name, demonstrated={"coverage": coverage})
             cases[f"{name}, {coverage:.0%} of the cells"] = covered
         for case, loaded in cases.items():
             run = run_of(loaded.sizes, config.seeds, directory)

@@ -142,7 +142,7 @@ def modes(sizes: Sizes, run: Run) -> dict[str, dict]:
 
 
 def main(config: Config) -> Results:
-    sizes = SIZES[config.preset]
+    sizes = config.sizes(SIZES[config.preset])
     directory = f"{config.directory}/{config.preset}"
     run = Run(config.seeds or tuple(range(sizes.seeds)), sizes.episodes, directory)
     results: Results = {}

@@ -32,7 +32,7 @@ from daag_jax.data.datasets import transitions
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.studies import estimate
 from experiments.dbc.arms import dbc_config, run_of, train_guides
-from experiments.dbc.problems import Loaded, held_out, load
+from experiments.dbc.problems import Loaded, held_out
 from experiments.dbc.study import Options
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)
@@ -97,7 +97,7 @@ def main(config: Config) -> dict:
     directory = f"{config.directory}/{config.preset}"
     num, draws = (16, 8) if config.preset == "smoke" else (config.pairs, config.draws)
     for name in config.problems:
-        seen, unseen = held_out(load(name, config.preset))
+        seen, unseen = held_out(config.load(name))
         run = run_of(seen.sizes, config.seeds, directory)
         pairs = pairs_of(unseen, num)
         for target in config.targets:

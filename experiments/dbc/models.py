@@ -17,11 +17,14 @@ import tyro
 
 from experiments.dbc import main_table
 from experiments.dbc.arms import Arm, bc_arm, dbc_arm
-from experiments.dbc.problems import Loaded
+from experiments.dbc.problems import Loaded, weight_of
 from experiments.dbc.study import Options, Results, study
 
-# weights of the released ablation; the flow's is ours, that of diffusion
-WEIGHTS = {"diffusion": 30.0, "flow": 30.0, "ebm": 0.1, "vae": 1.0, "gan": 0.2}
+WEIGHTS = {
+    "ebm": 0.1,
+    "vae": 1.0,
+    "gan": 0.2,
+}  # of the released ablation; others have the problem's
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def main(config: Config) -> Results:
             own = {"kind": kind, "action_limit": limit_of(loaded)}
             own |= {"decay_steps": 0} if kind == "gan" else {}  # it learns as long as the policy
             make = lambda kind=kind, own=own, **changes: dbc_arm(
-                loaded.sizes, WEIGHTS[kind], **own, **changes
+                loaded.sizes, WEIGHTS.get(kind, weight_of(loaded)), **own, **changes
             )
             made[f"BC + {kind}"], made[f"{kind} alone"] = make(), make(bc_weight=0.0)
         return made

@@ -41,6 +41,11 @@ class Options:
         given = {name: value for name, value in vars(self).items() if name in names and value}
         return replace(preset, **given)
 
+    def load(self, name: str, **changes: Any) -> Loaded:
+        """The problem at these sizes; ``changes`` replace fields of it."""
+        loaded = load(name, self.preset, **changes)
+        return loaded._replace(sizes=self.sizes(loaded.sizes))
+
 
 def study(
     options: Options,
@@ -56,8 +61,7 @@ def study(
     results: Results = {}
     directory = str(Path(options.directory) / options.preset)
     for name in options.problems:
-        loaded = load(name, options.preset)
-        loaded = loaded._replace(sizes=options.sizes(loaded.sizes))
+        loaded = options.load(name)
         run = run_of(loaded.sizes, options.seeds, directory)
         worlds = None if worlds_of is None else worlds_of(loaded)
         results[name] = run_arms(loaded, arms_of(loaded), run, worlds)
