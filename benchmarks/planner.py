@@ -7,11 +7,11 @@
 
 Both sides: observations 17, actions 6, horizon 32, widths 32, 64, 128, 256 with kernels of 5 (3.96 M parameters), a
 value network of kernels of 3, x0 as target, 20 steps, batches of 64, Adam and a moving average.  PyTorch runs eagerly
-with one thread per core.  The two take turns; seconds are medians over rounds.  "five steps, one candidate" is what a
-control loop needs: DDIM, from the present state to a plan, goal: 20 ms.
+with one thread per core.  The two take turns; seconds are medians over rounds, and of "3,200 plans" those of one call.
+"five steps, one candidate" is what a control loop needs: DDIM, from the present state to a plan, goal: 20 ms.
 
-The limit of the updates is arithmetic: FLOPs as compiled over the rate of a product of 2048 x 2048 matrices.  The
-last line is one JSON object.
+The limit of the updates is arithmetic: FLOPs as compiled (by Winograd's filtering fewer than the sums have) over the
+rate of a product of 2048 x 2048 matrices.  The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Config:
 
     peer: str = ""  # a checkout of CleanDiffuser
     rounds: int = 5
-    with_many: bool = True  # 3,200 candidates: a minute per plan
+    with_many: bool = True  # 3,200 candidates: half a minute per call
 
 
 def configuration() -> DiffuserConfig:

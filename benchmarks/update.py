@@ -7,7 +7,8 @@ PyTorch runs eagerly, with one thread and with one per core, of which the faster
 CPU.  The networks of Maze in the release: a policy of three tanh layers of 256, a frozen model of three layers of 128
 with a learnt vector per step, batches of 128, Adam, clipped gradients.  Both sides draw batches from data in memory
 and take turns; seconds are medians over rounds.  Ours runs one seed, and ten seeds as one program that divides them
-among as many virtual devices as there are cores (``training/seeds.py``; ``JAX_NUM_CPU_DEVICES=2`` for an experiment).
+among virtual devices, one per core where that divides them (``training/seeds.py``; ``JAX_NUM_CPU_DEVICES=2`` for an
+experiment).
 
 The limit is arithmetic: FLOPs of an update over the rate of a product of 2048 x 2048 matrices on the same machine.
 The last line is one JSON object.
@@ -31,7 +32,7 @@ from rich.table import Table
 from daag_jax.algorithms.bc import paper_policy
 from daag_jax.algorithms.dbc import DbcConfig, dbc
 from daag_jax.data.windows import draw_windows, episode_data
-from daag_jax.training.devices import mesh_for_batch, over_all, replicate
+from daag_jax.training.devices import every_core_a_device, mesh_for_batch, over_all, replicate
 from daag_jax.training.fit import Sampler
 from daag_jax.training.seeds import compile_steps, init_seeds, roots_of
 from daag_jax.types import Episode, Spec
@@ -161,7 +162,7 @@ def timed(run: Callable[[int], None], count: int) -> float:
 
 def main(config: Config) -> None:
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # seeds are divided among them
+    every_core_a_device()  # seeds are divided among them
     sides = {
         "ours, 1 seed": (ours(1), 1),
         f"ours, {config.seeds} seeds": (ours(config.seeds), config.seeds),

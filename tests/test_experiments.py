@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.dbc import problems
+from experiments.dbc.study import Options
+from experiments.planning import baselines, mazes
+
 ROOT = Path(__file__).parent.parent
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -30,3 +34,20 @@ def test_options_have_defaults_of_known_types(name):
         return
     assert dataclasses.replace(config()) == config()
     assert name in WITHOUT_PRESETS or "preset" in {field.name for field in fields}
+
+
+def test_a_size_that_is_given_replaces_that_of_the_preset(tmp_path, monkeypatch):
+    monkeypatch.setattr(problems, "DEMONSTRATIONS", tmp_path)
+    preset = Options(preset="smoke").load("maze").sizes
+    given = Options(preset="smoke", policy_steps=7, seeds=(3,)).load("maze").sizes
+    assert given == dataclasses.replace(preset, policy_steps=7)
+
+
+def test_a_baseline_is_scored_once_for_each_setting(tmp_path, monkeypatch):
+    loaded, calls = mazes.load("umaze", "smoke", tmp_path), []
+    monkeypatch.setattr(baselines, "score", lambda *asked: calls.append(asked) or ([1.0], 2.0))
+    ask = lambda updates: baselines.stored_score("bc", loaded, (0,), updates, tmp_path)
+    assert ask(30) == ask(30) and ask(30)["scores"] == [1.0]
+    assert len(calls) == 1
+    ask(31)
+    assert len(calls) == 2

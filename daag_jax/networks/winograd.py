@@ -4,9 +4,13 @@ F(m, k) makes m outputs of a convolution of k taps from m + k - 1 products, wher
 
     y = A [(G g) * (B d)]        d: m + k - 1 inputs, g: k taps, *: entry by entry
 
-Both are polynomials that are multiplied at m + k - 1 points (0, 1, -1, 2, .. and infinity) and interpolated (Toom and
-Cook).  With channels, every product is a matrix product over them.  F(4, 5) has 8 products in place of 20, F(4, 3) 6 in
-place of 12; float32 errs by some 1e-5 of the outputs' deviation (a sum by 3e-6).
+It is the transpose of a product of polynomials with m and k coefficients, which Toom and Cook take at m + k - 1 points
+(0, 1, -1, 2, .. and infinity): with V_n the powers of the points below n, A = V_m^T, G = V_k, B = V_(m+k-1)^-T.  With
+channels, every product is a matrix product over them.  F(4, 5) has 8 products in place of 20, F(4, 3) 6 in place of 12.
+In float32 an output over 256 channels with a deviation of 1 errs by at most some 2e-5, the sum itself by 3e-6.
+
+Differs from the paper (A and B are its A^T and B^T): one dimension, rows of B scaled to a largest entry of 1, and taps
+that are transformed at every call.
 """
 
 from __future__ import annotations

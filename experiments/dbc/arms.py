@@ -102,7 +102,8 @@ def dbc_arm(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any) -
     """Diffusion-BC, with a model that was trained before."""
     config = dbc_config(sizes, weight, policy, **changes)
     guide = None if config.density.kind == "gan" else config
-    return Arm(lambda spec: dbc(config, spec), sizes.policy_steps, ("dbc", config), guide)
+    key = ("dbc", config) if sizes.density_decays else ("dbc", config, sizes.density_steps)
+    return Arm(lambda spec: dbc(config, spec), sizes.policy_steps, key, guide)
 
 
 def sampler_of(loaded: Loaded, algorithm: Algorithm, batch: int = BATCH) -> Sampler:

@@ -40,7 +40,7 @@ SIZES = {
     "smoke": SMOKE,
     "paper": Sizes((256, 256), 100_000, 1e-4, 128, 400_000, 1e-4, seeds=10),
 }
-WEIGHT = 30.0  # of Maze
+WEIGHT = 30.0  # of Maze in the release
 START, SHOWN = (5.0, 3.0), (1.0, 3.0, 5.0)  # of "goals": columns of the row x = 1
 HELD_OUT = (2.0, 4.0)
 # of "loop": actions and how often each
@@ -70,7 +70,7 @@ def loaded_of(name: str, env: Maze, episodes: Episode, sizes: Sizes) -> Loaded:
     return with_episodes(Loaded(name, problem, sizes, env, episodes, None), episodes)
 
 
-def goals(sizes: Sizes) -> tuple[Loaded, dict[str, Maze]]:
+def goals(sizes: Sizes, num_demonstrations: int) -> tuple[Loaded, dict[str, Maze]]:
     """Shown goals to learn from; worlds with shown and with held-out ones."""
     place = lambda columns: MazeConfig(
         "open",
@@ -82,7 +82,7 @@ def goals(sizes: Sizes) -> tuple[Loaded, dict[str, Maze]]:
     )
     env = Maze(place(SHOWN))
     expert = waypoints(env)._replace(min_steps=1)
-    shown = demonstrations(env, expert, 0, 6 if sizes is SMOKE else 60, 16)
+    shown = demonstrations(env, expert, 0, num_demonstrations, 16)
     worlds = {"goals shown": env, "goals held out": Maze(place(HELD_OUT))}
     return loaded_of("goals", env, shown, sizes), worlds
 
@@ -142,11 +142,12 @@ def modes(sizes: Sizes, run: Run) -> dict[str, dict]:
 
 
 def main(config: Config) -> Results:
-    sizes = config.sizes(SIZES[config.preset])
+    sizes = config.resize(SIZES[config.preset])
     directory = f"{config.directory}/{config.preset}"
     run = Run(config.seeds or tuple(range(sizes.seeds)), sizes.episodes, directory)
     results: Results = {}
-    cases = [goals(sizes)] if "goals" in config.toys else []
+    num = 6 if config.preset == "smoke" else 60
+    cases = [goals(sizes, num)] if "goals" in config.toys else []
     cases += [loop(sizes, noise) for noise in config.noises] if "loop" in config.toys else []
     for loaded, worlds in cases:
         results[loaded.name] = run_arms(loaded, arms(sizes), run, worlds)

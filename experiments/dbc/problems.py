@@ -39,7 +39,7 @@ class Sizes:
     density_rate: float
     weight: float | None = None  # lambda_DM; None takes the release's
     density_decays: bool = True  # its learning rate falls to 0; the release keeps it
-    observation_noise: float = 0.0  # of the policy while it learns, in deviations of the data
+    observation_noise: float = 0.0  # of BC and DBC while they learn, in units of what they see
     seeds: int = 10
     episodes: int = 100  # of evaluation, per seed
 

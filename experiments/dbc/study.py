@@ -32,11 +32,12 @@ class Options:
     policy_rate: float = 0.0
     density_width: int = 0
     density_steps: int = 0
-    observation_noise: float = 0.0
+    density_rate: float = 0.0
+    observation_noise: float = 0.0  # of BC and DBC
     episodes: int = 0  # of evaluation, per seed
 
-    def sizes(self, preset: Sizes) -> Sizes:
-        """Those of the preset with what is given here instead."""
+    def resize(self, preset: Sizes) -> Sizes:
+        """The preset's sizes with what is given here instead."""
         names = {field.name for field in fields(Sizes)} - {"seeds"}
         given = {name: value for name, value in vars(self).items() if name in names and value}
         return replace(preset, **given)
@@ -44,7 +45,7 @@ class Options:
     def load(self, name: str, **changes: Any) -> Loaded:
         """The problem at these sizes; ``changes`` replace fields of it."""
         loaded = load(name, self.preset, **changes)
-        return loaded._replace(sizes=self.sizes(loaded.sizes))
+        return loaded._replace(sizes=self.resize(loaded.sizes))
 
 
 def study(

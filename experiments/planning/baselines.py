@@ -10,9 +10,10 @@ What an earlier call has scored is read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ from experiments.records import write_study
 
 METHODS = ("bc", "td3_bc", "iql", "cql", "awac", "decision_transformer")
 BATCHES = dict.fromkeys(METHODS, 256) | {"decision_transformer": 64}
+VERSION = 1  # of the code: a change of what a method computes makes stored scores stale
 IN_TURN = ("cql", "decision_transformer")  # seeds of large updates, which stay in the cache
 PUBLISHED = dict.fromkeys(METHODS, 1_000_000) | {"decision_transformer": 100_000}  # updates
 
@@ -57,16 +59,15 @@ class Config:
 
 
 def settings(method: str, loaded: mazes.Loaded, updates: int) -> Any:
-    """The published configuration; what a maze, and a shorter training, change in it."""
+    """The published configuration; what a maze changes in it, and a shorter training in the transformer's warm-up."""
     check_name("method", method, METHODS)
     if method == "bc":
         return BcConfig()
     if method == "decision_transformer":
         returns = np.sum(cut(loaded.episodes, loaded.env.horizon).rewards, axis=1)
         best = max(float(np.quantile(returns, 0.99)), 1.0)
-        return DecisionTransformerConfig(
-            target_return=best, return_scale=best, warmup_steps=min(10_000, updates // 10)
-        )
+        published = DecisionTransformerConfig(target_return=best, return_scale=best)
+        return replace(published, warmup_steps=min(published.warmup_steps, updates // 10))
     return config_class(method)()
 
 
@@ -85,12 +86,12 @@ def cut(episodes: Episode, length: int) -> Episode:
 
 
 def score(
-    method: str, loaded: mazes.Loaded, seeds: tuple[int, ...], updates: int
+    method: str, config: Any, loaded: mazes.Loaded, seeds: tuple[int, ...], updates: int
 ) -> tuple[list[float], float]:
     """Normalised scores, one per seed, and the seconds of training."""
     spec = loaded.env.spec._replace(task_dim=0)  # there is one goal
     stats = Stats(*stats_of(loaded.episodes)[:2])
-    algorithm = normalized(make(method, settings(method, loaded, updates), spec), stats)
+    algorithm = normalized(make(method, config, spec), stats)
     episodes = loaded.episodes  # returns to go are those of an episode, not of a run
     if method == "decision_transformer":
         episodes = cut(episodes, loaded.env.horizon)
@@ -119,21 +120,26 @@ def stored_score(
     method: str, loaded: mazes.Loaded, seeds: tuple[int, ...], updates: int, folder: Path
 ) -> dict[str, Any]:
     """``score`` with what it depends on, read where an earlier call has left it in the folder."""
+    config = settings(method, loaded, updates)
     asked = {
-        "settings": repr(settings(method, loaded, updates)),
-        "episodes": list(loaded.episodes.actions.shape[:2]),
-        "evaluated": loaded.sizes.episodes,
+        "version": VERSION,
+        "settings": repr(config),
+        "batch": BATCHES[method],
         "updates": updates,
         "seeds": list(seeds),
+        "evaluated": [loaded.sizes.episodes, mazes.EVALUATION_SEED],
+        "data": hashlib.sha256(np.ascontiguousarray(loaded.episodes.actions)).hexdigest(),
     }
-    path = folder / f"{loaded.layout}-{method}.json"
-    stored = json.loads(path.read_text()) if path.is_file() else {}
-    if asked.items() <= stored.items():
-        return stored
-    scores, seconds = score(method, loaded, seeds, updates)
+    mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    path = folder / f"{loaded.layout}-{method}-{mark}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    scores, seconds = score(method, config, loaded, seeds, updates)
     stored = asked | {"scores": scores, "training seconds": seconds}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(stored))
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(stored))
+    partial.replace(path)
     return stored
 
 

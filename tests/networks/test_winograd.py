@@ -28,7 +28,7 @@ def test_it_is_the_convolution_of_flax_with_its_gradients(taps, length):
 
 
 @pytest.mark.parametrize("taps", [3, 5])
-def test_the_matrices_multiply_polynomials_exactly(taps):
+def test_the_matrices_give_the_sliding_sum_exactly(taps):
     outputs, of_taps, inputs = minimal_filtering(4, taps)
     filtered = np.einsum("mp,pk,pn->mkn", outputs, of_taps, inputs)
     expected = [[np.eye(taps + 3)[m + k] for k in range(taps)] for m in range(4)]
