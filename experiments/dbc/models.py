@@ -1,6 +1,6 @@
 """Which generative model should guide: diffusion, flow, energy, VAE or GAN, with and without BC (specs/dbc.md 3.3).
 
-    python -m experiments.dbc.models                     # duration not measured
+    python -m experiments.dbc.models                     # EBM over an hour, the others some 45 min on two cores
     python -m experiments.dbc.models --preset smoke      # minutes
 
 The paper has, on Maze without BC: the diffusion model at 80 percent, the others far below; with BC all near BC and DBC
