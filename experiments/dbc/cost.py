@@ -1,6 +1,6 @@
 """What a decision and an update cost: BC, implicit BC, diffusion policy and DBC on one machine.
 
-    python -m experiments.dbc.cost                     # duration not measured
+    python -m experiments.dbc.cost                     # two minutes on one core
     python -m experiments.dbc.cost --preset smoke      # minutes
 
 Untrained networks of the problem's sizes; a decision is one compiled call for one observation, medians of 100.  Expect
