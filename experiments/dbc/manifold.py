@@ -1,6 +1,6 @@
 """What each loss does near a manifold: the toy experiments of Diffusion-BC (specs/dbc.md sections 1.4, 3.5).
 
-    python -m experiments.dbc.manifold                     # duration not measured
+    python -m experiments.dbc.manifold                     # not measured; --toys modes: 8 min on two cores
     python -m experiments.dbc.manifold --preset smoke      # minutes
 
 Three claims, each with BC, DBC and the model's term alone:
@@ -9,8 +9,8 @@ Three claims, each with BC, DBC and the model's term alone:
     loop       noise-free, open-loop demonstrations of one square: a curve of one dimension in eight
     modes      pairs (s, a) with a = +1 or -1 at random: BC's answer is the mean, the model's a mode
 
-"loop" is repeated with noise on the demonstrated pairs.  Expect DBC near BC on goals, the model alone to leave the loop
-unless noise thickens it, and on modes a distance to the nearest mode of 1 for BC and well below for the term alone.
+"loop" is repeated with noise on the demonstrated pairs.  Expect DBC near BC on goals, and the model alone to leave the
+loop unless noise thickens it; on modes the term alone came near the mean, not to a mode (RESULTS.md).
 """
 
 from __future__ import annotations
