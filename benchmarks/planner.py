@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e '.[oracle]' torchvision einops
     git clone https://github.com/CleanDiffuserTeam/CleanDiffuser ../CleanDiffuser
-    python -m benchmarks.planner --peer ../CleanDiffuser         # about 15 min on two CPU cores
+    python -m benchmarks.planner --peer ../CleanDiffuser         # about 6 min on two CPU cores
     python -m benchmarks.planner                                 # ours alone
 
 Both sides: observations 17, actions 6, horizon 32, widths 32, 64, 128, 256 with kernels of 5 (3.96 M parameters), a

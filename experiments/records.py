@@ -40,13 +40,20 @@ def provenance() -> dict[str, str]:
     }
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file that is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)
+
+
 def write_study(
     rows: Sequence[Row], title: str, folder: Path, baseline: str, details: Mapping[str, Any]
 ) -> None:
     """Prints the table and writes ``results.json`` and ``report.html``; ``details`` are kept beside the rows."""
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"title": title, "baseline": baseline, "rows": list(rows), "made": provenance()}
-    (folder / "results.json").write_text(json.dumps(content | dict(details), indent=1))
+    write_json(folder / "results.json", content | dict(details))
     html.report_of_run(folder)
     table = Table(*columns(baseline), title=title)
     for row in rows:

@@ -34,6 +34,7 @@ from daag_jax.training.keys import key_at
 from daag_jax.training.seeds import Trained, fit_seeds, init_seeds, roots_of
 from daag_jax.types import Algorithm, Batch, Context, State
 from experiments.dbc.problems import Loaded, Sizes, held_out, num_transitions
+from experiments.records import write_json
 
 BATCH = 128
 HELD_OUT_BATCH = 1024  # pairs that early stopping looks at
@@ -102,6 +103,7 @@ def dbc_arm(sizes: Sizes, weight: float, policy: Mapping = {}, **changes: Any) -
     """Diffusion-BC, with a model that was trained before."""
     config = dbc_config(sizes, weight, policy, **changes)
     guide = None if config.density.kind == "gan" else config
+    # a rate that falls has the length of the model's training in its configuration
     key = ("dbc", config) if sizes.density_decays else ("dbc", config, sizes.density_steps)
     return Arm(lambda spec: dbc(config, spec), sizes.policy_steps, key, guide)
 
@@ -232,10 +234,7 @@ def run_arm(
                 "length": float(np.mean(found.length)),
             }
             print(f"  {world or loaded.problem.world}: {np.mean(scores):.4g}", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(stored))
-        partial.replace(path)
+        write_json(path, stored)
     seen = {world: stored["worlds"][mark] for world, mark in marks.items()}
     rest = {key: value for key, value in stored.items() if key != "worlds"}
     return rest | {

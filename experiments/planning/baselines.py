@@ -37,7 +37,7 @@ from daag_jax.training.keys import key_at
 from daag_jax.training.seeds import fit_seeds, roots_of
 from daag_jax.types import Episode
 from experiments.planning import mazes
-from experiments.records import write_study
+from experiments.records import write_json, write_study
 
 METHODS = ("bc", "td3_bc", "iql", "cql", "awac", "decision_transformer")
 BATCHES = dict.fromkeys(METHODS, 256) | {"decision_transformer": 64}
@@ -56,6 +56,14 @@ class Config:
     updates: int = 0  # 0: as published (paper), a fiftieth of it (cpu), 30 (smoke)
     seeds: tuple[int, ...] = ()
     directory: str = "runs/experiments/planning"
+
+
+def num_updates(config: Config, method: str) -> int:
+    """Those of the preset where none are given."""
+    published = PUBLISHED[method]
+    return (
+        config.updates or {"paper": published, "cpu": published // 50, "smoke": 30}[config.preset]
+    )
 
 
 def settings(method: str, loaded: mazes.Loaded, updates: int) -> Any:
@@ -136,10 +144,7 @@ def stored_score(
         return json.loads(path.read_text())
     scores, seconds = score(method, config, loaded, seeds, updates)
     stored = asked | {"scores": scores, "training seconds": seconds}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(stored))
-    partial.replace(path)
+    write_json(path, stored)
     return stored
 
 
@@ -153,10 +158,7 @@ def main(config: Config) -> dict:
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
         scores: dict[str, dict[str, list[float]]] = {}
         for method in config.methods:
-            published = PUBLISHED[method]
-            by_preset = {"paper": published, "cpu": published // 50, "smoke": 30}
-            updates = config.updates or by_preset[config.preset]
-            found = stored_score(method, loaded, seeds, updates, folder)
+            found = stored_score(method, loaded, seeds, num_updates(config, method), folder)
             scores[method] = {"": found["scores"]}
             details[f"{layout}, {method}"] = found
             print(f"maze2d-{layout}, {method}: {found['scores']}", flush=True)
