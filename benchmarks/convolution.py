@@ -1,6 +1,6 @@
 """Convolutions along time on a CPU: Winograd's filtering beside one product of gathered patches.
 
-    python -m benchmarks.convolution                     # about 2 min on two CPU cores
+    python -m benchmarks.convolution                     # 80 s on two CPU cores
     taskset -c 0 python -m benchmarks.convolution        # on one
 
 The layers of Diffuser's network at horizon 32: 32, 64, 128 and 256 channels at 32, 16, 8 and 4 steps, with five taps

@@ -32,8 +32,7 @@ from daag_jax.networks.stable_diffusion.convolve import convolve_gathered
 from daag_jax.networks.winograd import TILE, convolve_winograd
 
 LAYOUT = ("NTC", "TIO", "NTC")
-# by taps: B T from which Winograd's transforms cost less than they save, forward and backward, with 32 to 256 channels
-# on two cores of an AMD EPYC
+# by taps: B T from which Winograd's transforms cost less than they save (benchmarks/convolution.py)
 WINOGRAD_ROWS = {3: 1024, 5: 256}
 
 
