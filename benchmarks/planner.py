@@ -7,7 +7,8 @@
 
 Both sides: observations 17, actions 6, horizon 32, widths 32, 64, 128, 256 with kernels of 5 (3.96 M parameters), a
 value network of kernels of 3, x0 as target, 20 steps, batches of 64, Adam and a moving average.  PyTorch runs eagerly
-with one thread per core.  The two take turns; seconds are medians over rounds, and of "3,200 plans" those of one call.
+with one thread per core; ours divides candidates among virtual devices, one per core (``jax.set_mesh``), and updates on
+one of them.  The two take turns; seconds are medians over rounds, and of "3,200 plans" those of one call.
 "five steps, one candidate" is what a control loop needs: DDIM, from the present state to a plan, goal: 20 ms.
 
 The limit of the updates is arithmetic: FLOPs as compiled (by Winograd's filtering fewer than the sums have) over the
@@ -32,6 +33,7 @@ from rich.table import Table
 from benchmarks.update import ceiling
 from daag_jax.algorithms.diffuser import DiffuserConfig, diffuser, planning_function
 from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
+from daag_jax.training.devices import every_core_a_device, mesh_for_batch, replicate
 from daag_jax.types import Batch, Context, Spec
 
 OBSERVATION, ACTION, HORIZON, BATCH, STEPS = 17, 6, 32, 64, 20
@@ -89,9 +91,17 @@ def ours(with_many: bool) -> tuple[Side, dict[str, float]]:
         return update
 
     def plans(config: DiffuserConfig, worlds: int) -> Callable[[], None]:
-        context = Context(normal(worlds, 1, OBSERVATION))
         make = jax.jit(planning_function(config, spec), static_argnums=2)
-        return lambda: jax.block_until_ready(make(state, context, None, jax.random.key(0)))
+        key, context = jax.random.key(0), Context(normal(worlds, 1, OBSERVATION))
+        candidates = worlds * config.drawing.candidates
+        mesh = mesh_for_batch(candidates, devices=jax.local_devices())
+        given = replicate((state, context, key), mesh)
+
+        def plan() -> None:
+            with jax.set_mesh(mesh):
+                jax.block_until_ready(make(*given[:2], None, given[2]))
+
+        return plan
 
     calls["update"] = updates(
         "update", replace(config, value_widths=(), drawing=DrawingConfig(num_inference_steps=STEPS))
@@ -185,6 +195,7 @@ def seconds(run: Callable[[], None]) -> float:
 
 
 def main(config: Config) -> None:
+    every_core_a_device()
     sides = {"ours": ours(config.with_many)}
     if config.peer:
         sides["CleanDiffuser"] = theirs(config.peer, config.with_many)

@@ -44,9 +44,10 @@ def test_a_size_that_is_given_replaces_that_of_the_preset(tmp_path, monkeypatch)
 
 
 def test_a_baseline_is_scored_once_for_each_setting(tmp_path, monkeypatch):
-    loaded, calls = mazes.load("umaze", "smoke", tmp_path), []
+    maze, calls = mazes.load("umaze", "smoke", tmp_path), []
+    task = baselines.Task("maze2d-umaze", maze.env, maze.episodes, 4, runs_on=True)
     monkeypatch.setattr(baselines, "score", lambda *asked: calls.append(asked) or ([1.0], 2.0))
-    ask = lambda updates: baselines.stored_score("bc", loaded, (0,), updates, tmp_path)
+    ask = lambda updates: baselines.stored_score("bc", task, (0,), updates, tmp_path)
     assert ask(30) == ask(30) and ask(30)["scores"] == [1.0]
     assert len(calls) == 1
     ask(31)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "daag_jax"
 # each layer may import those before it, and itself; siblings of one layer do not import each other
 LAYERS = (
-    {"types", "names", "assets"},
+    {"types", "names", "rows", "assets"},
     {"diffusion", "networks", "envs", "data"},
     {"editing", "algorithms"},
     {"training"},

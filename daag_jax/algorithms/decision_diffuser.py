@@ -63,6 +63,7 @@ from daag_jax.diffusion.process import PARAMETERISATIONS, GaussianProcess
 from daag_jax.names import check_name
 from daag_jax.networks.mlp import Mlp
 from daag_jax.networks.unet1d import ConditionalUNet1D
+from daag_jax.rows import in_chunks
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
 
 
@@ -287,7 +288,8 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
         def denoise(x: Array, time: Array) -> Array:
             stack = lambda values: jnp.concatenate([values] * len(parts))
             given, is_given = filled(config.conditions, config.condition_dims, parts, x.shape[0])
-            network = lambda xt, time: net.apply(averaged(state.net), xt, time, given, is_given)
+            apply = in_chunks(lambda *rows: net.apply(averaged(state.net), *rows))
+            network = lambda xt, time: apply(xt, time, given, is_given)
             estimates = process.denoiser(network)(stack(x), stack(time))
             base, *others = jnp.split(estimates, len(parts))
             return base + sum(

@@ -63,6 +63,7 @@ from daag_jax.diffusion import guidance, losses, projections, samplers, schedule
 from daag_jax.diffusion.process import PARAMETERISATIONS, Denoise, GaussianProcess
 from daag_jax.names import check_name
 from daag_jax.networks.unet1d import TemporalValue, UNet1D
+from daag_jax.rows import in_chunks
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
 
 SELECTIONS = ("value", "arrival")
@@ -248,7 +249,8 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
 
     def make_plan(state: DiffuserState, context: Context, previous: Plan | None, key: Key) -> Plan:
         known, goal = known_now(form, spec, context, drawing.candidates)
-        denoise = process.denoiser(lambda xt, time: net.apply(averaged(state.net), xt, time))
+        network = in_chunks(lambda xt, time: net.apply(averaged(state.net), xt, time))
+        denoise = process.denoiser(network)
         is_known = known.is_known.astype(jnp.float32)
         if config.clip:
             denoise = guidance.clip(denoise, -config.clip, config.clip)
@@ -268,6 +270,7 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
             config.guide_stop,
             interval=1.0 / drawing.num_inference_steps,
             condition=lambda x: held(x, known),
+            is_chunked=True,
         )
 
     def score(state: DiffuserState, x: Array, goal: Array | None) -> Float[Array, "N"]:

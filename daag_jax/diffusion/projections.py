@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from daag_jax.diffusion.process import like, posterior_variance
 from daag_jax.diffusion.samplers import Project
 from daag_jax.diffusion.schedules import Schedule, ratio
+from daag_jax.rows import in_chunks
 from daag_jax.types import Key
 
 
@@ -73,6 +74,7 @@ def climb(
     interval: float | None = None,
     is_scaled_by_variance: bool = True,
     condition: Callable[[Array], Array] = lambda x: x,
+    is_chunked: bool = False,
 ) -> Project:
     """Diffuser's guide: gradient steps of ``value(xt, time [B]) -> [B]`` on the state itself, before the next step.
 
@@ -85,10 +87,15 @@ def climb(
         interval: how much time the next step takes, for its variance (default: one step of the table).
         is_scaled_by_variance: multiplies gradients by the variance of the next step (its scale_grad_by_std).
         condition: applied after each gradient step (its in-painting of start and goal).
+        is_chunked: takes gradients of a few rows at a time on a CPU (``rows.in_chunks``); for large networks.
     """
     if interval is None and not schedule.num_steps and is_scaled_by_variance:
         raise ValueError("interval=None: a continuous schedule has no step of its own; pass 1 / N.")
     span = 1.0 / schedule.num_steps if interval is None and schedule.num_steps else interval
+
+    gradient_of = jax.grad(lambda x, times: jnp.sum(value(x, times)))
+    if is_chunked:
+        gradient_of = in_chunks(gradient_of)
 
     def project(before: Array, after: Array, time: Array, context: Any) -> Array:
         del before, context
@@ -98,7 +105,7 @@ def climb(
             size = size * posterior_variance(schedule, time, jnp.maximum(time - span, 0.0))
         times = jnp.full((after.shape[0],), time)
         for _ in range(num_steps):
-            gradient = jax.grad(lambda x: jnp.sum(value(x, times)))(after)
+            gradient = gradient_of(after, times)
             after = condition(after + jnp.where(climbs, size * gradient, 0.0))
         return after
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from daag_jax.algorithms.decision_transformer import DecisionTransformerConfig
 from daag_jax.algorithms.parts.combinators import normalized
 from daag_jax.data.normalize import Stats, stats_of
 from daag_jax.data.windows import draw_windows, episode_data
+from daag_jax.envs.env import Env
 from daag_jax.evaluation.outcomes import evaluate_policy
 from daag_jax.evaluation.scores import normalized_score
 from daag_jax.evaluation.studies import rows_of
@@ -58,21 +60,34 @@ class Config:
     directory: str = "runs/experiments/planning"
 
 
-def num_updates(config: Config, method: str) -> int:
+class Task(NamedTuple):
+    """What is learnt from, and where the result is tried."""
+
+    name: str  # of D4RL's returns
+    env: Env
+    episodes: Episode
+    num_episodes: int  # of evaluation, per seed
+    runs_on: bool = False  # the data are runs past their goals, not episodes
+
+
+def num_updates(preset: str, given: int, method: str) -> int:
     """Those of the preset where none are given."""
     published = PUBLISHED[method]
-    return (
-        config.updates or {"paper": published, "cpu": published // 50, "smoke": 30}[config.preset]
-    )
+    return given or {"paper": published, "cpu": published // 50, "smoke": 30}[preset]
 
 
-def settings(method: str, loaded: mazes.Loaded, updates: int) -> Any:
-    """The published configuration; what a maze changes in it, and a shorter training in the transformer's warm-up."""
+def whole_episodes(task: Task) -> Episode:
+    """Returns to go are those of an episode, not of a run."""
+    return cut(task.episodes, task.env.horizon) if task.runs_on else task.episodes
+
+
+def settings(method: str, task: Task, updates: int) -> Any:
+    """The published configuration; what the data change in it, and a shorter training in the transformer's warm-up."""
     check_name("method", method, METHODS)
     if method == "bc":
         return BcConfig()
     if method == "decision_transformer":
-        returns = np.sum(cut(loaded.episodes, loaded.env.horizon).rewards, axis=1)
+        returns = np.sum(whole_episodes(task).rewards, axis=1)
         best = max(float(np.quantile(returns, 0.99)), 1.0)
         published = DecisionTransformerConfig(target_return=best, return_scale=best)
         return replace(published, warmup_steps=min(published.warmup_steps, updates // 10))
@@ -94,80 +109,94 @@ def cut(episodes: Episode, length: int) -> Episode:
 
 
 def score(
-    method: str, config: Any, loaded: mazes.Loaded, seeds: tuple[int, ...], updates: int
+    method: str, config: Any, task: Task, seeds: tuple[int, ...], updates: int
 ) -> tuple[list[float], float]:
     """Normalised scores, one per seed, and the seconds of training."""
-    spec = loaded.env.spec._replace(task_dim=0)  # there is one goal
-    stats = Stats(*stats_of(loaded.episodes)[:2])
+    spec = task.env.spec._replace(task_dim=0)  # there is one goal
+    stats = Stats(*stats_of(task.episodes)[:2])
     algorithm = normalized(make(method, config, spec), stats)
-    episodes = loaded.episodes  # returns to go are those of an episode, not of a run
-    if method == "decision_transformer":
-        episodes = cut(episodes, loaded.env.horizon)
+    episodes = whole_episodes(task) if method == "decision_transformer" else task.episodes
     data = jax.tree.map(jnp.asarray, episode_data(episodes, algorithm.window))
     draw = lambda data, key, n: draw_windows(data, algorithm.window, BATCHES[method], key)
     began = time.monotonic()
-    name = f"{method}, {loaded.layout}"
+    name = f"{method}, {task.name}"
     sampler, in_turn = Sampler(data, draw), method in IN_TURN
     states = fit_seeds(algorithm, sampler, updates, seeds, in_turn=in_turn, name=name).states
     seconds = time.monotonic() - began
     one = lambda state, root: evaluate_policy(
-        loaded.env,
+        task.env,
         algorithm.act,
         state,
         key_at(root, "evaluate", 0),
-        loaded.sizes.episodes,
+        task.num_episodes,
         algorithm.window,
     )
     roots = roots_of([seed + mazes.EVALUATION_SEED for seed in seeds])
     returns = jax.device_get(jax.jit(jax.vmap(one))(states, roots)).returns
-    scores = normalized_score(f"maze2d-{loaded.layout}", np.mean(returns, axis=1))
+    scores = normalized_score(task.name, np.mean(returns, axis=1))
     return [float(x) for x in scores], seconds
 
 
 def stored_score(
-    method: str, loaded: mazes.Loaded, seeds: tuple[int, ...], updates: int, folder: Path
+    method: str, task: Task, seeds: tuple[int, ...], updates: int, folder: Path
 ) -> dict[str, Any]:
     """``score`` with what it depends on, read where an earlier call has left it in the folder."""
-    config = settings(method, loaded, updates)
+    config = settings(method, task, updates)
     asked = {
         "version": VERSION,
         "settings": repr(config),
         "batch": BATCHES[method],
         "updates": updates,
         "seeds": list(seeds),
-        "evaluated": [loaded.sizes.episodes, mazes.EVALUATION_SEED],
-        "data": hashlib.sha256(np.ascontiguousarray(loaded.episodes.actions)).hexdigest(),
+        "evaluated": [task.num_episodes, mazes.EVALUATION_SEED],
+        "data": hashlib.sha256(np.ascontiguousarray(task.episodes.actions)).hexdigest(),
     }
     mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    path = folder / f"{loaded.layout}-{method}-{mark}.json"
+    path = folder / f"{task.name}-{method}-{mark}.json"
     if path.is_file():
         return json.loads(path.read_text())
-    scores, seconds = score(method, config, loaded, seeds, updates)
+    scores, seconds = score(method, config, task, seeds, updates)
     stored = asked | {"scores": scores, "training seconds": seconds}
     write_json(path, stored)
     return stored
 
 
-def main(config: Config) -> dict:
-    """Trains and scores every method; returns what ``results.json`` holds under "details"."""
-    directory = Path(config.directory) / config.preset
-    folder = directory / "baselines"
+def study(
+    title: str,
+    tasks: Mapping[str, Task],
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    updates: Callable[[str], int],
+    folder: Path,
+) -> dict:
+    """Trains and scores every method on every task; returns what ``results.json`` holds under "details"."""
     rows, details = [], {}
-    for layout in config.layouts:
-        loaded = mazes.load(layout, config.preset, directory)
-        seeds = config.seeds or tuple(range(loaded.sizes.seeds))
+    for name, task in tasks.items():
         scores: dict[str, dict[str, list[float]]] = {}
-        for method in config.methods:
-            found = stored_score(method, loaded, seeds, num_updates(config, method), folder)
+        for method in methods:
+            found = stored_score(method, task, seeds, updates(method), folder)
             scores[method] = {"": found["scores"]}
-            details[f"{layout}, {method}"] = found
-            print(f"maze2d-{layout}, {method}: {found['scores']}", flush=True)
-            done = rows_of(f"maze2d-{layout}", scores, config.methods[0], "normalized score")
-            write_study(
-                rows + done, "Without planning", folder, config.methods[0], {"details": details}
-            )
+            details[f"{name}, {method}"] = found
+            print(f"{name}, {method}: {found['scores']}", flush=True)
+            done = rows_of(name, scores, methods[0], "normalized score")
+            write_study(rows + done, title, folder, methods[0], {"details": details})
         rows += done
     return details
+
+
+def main(config: Config) -> dict:
+    """The study of all layouts."""
+    directory = Path(config.directory) / config.preset
+    loaded = [mazes.load(layout, config.preset, directory) for layout in config.layouts]
+    tasks = {
+        f"maze2d-{maze.layout}": Task(
+            f"maze2d-{maze.layout}", maze.env, maze.episodes, maze.sizes.episodes, True
+        )
+        for maze in loaded
+    }
+    seeds = config.seeds or tuple(range(loaded[0].sizes.seeds))
+    updates = lambda method: num_updates(config.preset, config.updates, method)
+    return study("Without planning", tasks, config.methods, seeds, updates, directory / "baselines")
 
 
 if __name__ == "__main__":

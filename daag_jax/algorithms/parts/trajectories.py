@@ -26,6 +26,7 @@ from daag_jax.data.normalize import Stats
 from daag_jax.diffusion import projections, samplers, schedules
 from daag_jax.diffusion.process import Denoise
 from daag_jax.names import check_name
+from daag_jax.rows import divided
 from daag_jax.types import Batch, Context, Key, Spec
 
 
@@ -200,10 +201,14 @@ def known_of(
 def known_now(
     config: TrajectoryConfig, spec: Spec, context: Context, num: int
 ) -> tuple[Known, Float[Array, "N G"] | None]:
-    """What each of ``num`` candidates of B plans must hold, and the goals that the tasks name."""
+    """What each of ``num`` candidates of B plans must hold, and the goals that the tasks name.
+
+    Under ``jax.set_mesh`` candidates are divided among the mesh's devices, where these divide their number.
+    """
     first = jnp.repeat(context.observations[:, -1], num, axis=0)
     goal = jnp.repeat(context.extras["task"], num, axis=0) if config.goal_dims else None
-    return known_of(config, spec, first, goal), goal
+    known = known_of(config, spec, first, goal)
+    return known._replace(values=divided(known.values)), goal
 
 
 def known_in(config: TrajectoryConfig, spec: Spec, x0: Float[Array, "B H D"]) -> Known:

@@ -1,0 +1,60 @@
+"""Offline RL on the runners' data from our own policies: what the published methods make of them.
+
+    python -m experiments.planning.runners --data hopper-medium-expert-ours --methods bc td3_bc iql
+    python -m experiments.planning.runners --preset smoke       # minutes
+
+Data sets are those of ``daag collect NAME-QUALITY-ours``; methods, settings and updates those of
+``experiments.planning.baselines``.  What an earlier call has scored is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from daag_jax.data.disk import read_episodes, write_episodes
+from daag_jax.envs.worlds import make_world
+from daag_jax.evaluation.offline_data import DATA_SETS, collected
+from daag_jax.names import check_name
+from experiments.planning.baselines import METHODS, Task, num_updates, study
+
+DATA_SEED = 0
+STEPS = {"paper": 1_000_000, "cpu": 100_000, "smoke": 2_000}  # of the data, of each policy
+EPISODES = {"paper": 100, "cpu": 20, "smoke": 2}  # of evaluation, per seed
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained, and on what."""
+
+    preset: Literal["paper", "cpu", "smoke"] = "cpu"
+    data: tuple[str, ...] = ("hopper-medium-ours", "hopper-medium-expert-ours")
+    methods: tuple[str, ...] = METHODS
+    updates: int = 0  # 0: as published (paper), a fiftieth of it (cpu), 30 (smoke)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    directory: str = "runs/experiments/runners"
+
+
+def load(name: str, preset: str, directory: Path) -> Task:
+    """Makes or reads a data set."""
+    check_name("data set", name, DATA_SETS)
+    world, steps = DATA_SETS[name][0], STEPS[preset]
+    path = directory / f"{name}-{steps}.safetensors"
+    if not path.is_file():
+        write_episodes(path, collected(name, DATA_SEED, steps))
+    return Task(world, make_world(world), read_episodes(path)[0], EPISODES[preset])
+
+
+def main(config: Config) -> dict:
+    """The study of all data sets."""
+    directory = Path(config.directory) / config.preset
+    tasks = {name: load(name, config.preset, directory) for name in config.data}
+    updates = lambda method: num_updates(config.preset, config.updates, method)
+    return study("Runners", tasks, config.methods, config.seeds, updates, directory / "scores")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
