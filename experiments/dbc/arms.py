@@ -117,7 +117,9 @@ def sampler_of(loaded: Loaded, algorithm: Algorithm, batch: int = BATCH) -> Samp
 
 def in_units(loaded: Loaded, algorithm: Algorithm) -> Algorithm:
     """The algorithm as it sees the data of a problem."""
-    return algorithm if loaded.stats is None else normalized(algorithm, loaded.stats)
+    if loaded.stats is None:
+        return algorithm
+    return normalized(algorithm, loaded.stats, loaded.sizes.observation_limit)
 
 
 def train_guides(loaded: Loaded, config: DbcConfig, run: Run) -> Trainable:
@@ -193,7 +195,8 @@ def evaluate_arm(env: Env, algorithm: Algorithm, states: State, run: Run) -> Out
 def digest(loaded: Loaded, *parts: Any) -> str:
     """A short mark of the data and of whatever else a result depends on, but the worlds of evaluation."""
     episodes, problem = loaded.episodes, loaded.problem
-    text = repr((VERSION, problem.world, problem.is_normalized, problem.score, BATCH, *parts))
+    units = problem.is_normalized, loaded.sizes.observation_limit
+    text = repr((VERSION, problem.world, units, problem.score, BATCH, *parts))
     mark = hashlib.sha256(text.encode())
     for values in (episodes.length, episodes.observations, episodes.actions):
         mark.update(np.ascontiguousarray(values).tobytes())

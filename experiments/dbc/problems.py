@@ -40,6 +40,9 @@ class Sizes:
     weight: float | None = None  # lambda_DM; None takes the release's
     density_decays: bool = True  # its learning rate falls to 0; the release keeps it
     observation_noise: float = 0.0  # of BC and DBC while they learn, in units of what they see
+    observation_limit: float = (
+        0.0  # deviations at which observations are cut (the release: 10); 0: nowhere
+    )
     seeds: int = 10
     episodes: int = 100  # of evaluation, per seed
 

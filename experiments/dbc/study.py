@@ -34,6 +34,7 @@ class Options:
     density_steps: int = 0
     density_rate: float = 0.0
     observation_noise: float = 0.0  # of BC and DBC
+    observation_limit: float = 0.0  # deviations at which observations are cut
     episodes: int = 0  # of evaluation, per seed
 
     def resize(self, preset: Sizes) -> Sizes:

@@ -44,6 +44,15 @@ def test_normalized_shows_deviations_and_returns_units(key):
     np.testing.assert_allclose(imagined.actions, 1.0 + 0.1, rtol=1e-6)
 
 
+def test_observations_far_from_the_data_are_cut(key):
+    algorithm = normalized(echo(), STATS, observation_limit=0.5)
+    act_key, update_key = jax.random.split(key)
+    state, _ = algorithm.update(jnp.zeros(()), batch(), update_key)
+    np.testing.assert_allclose(state, 4 * (0.5 + 0.5))
+    actions = algorithm.act(state, Context(-batch().observations), act_key)
+    np.testing.assert_allclose(actions, 0.5 - 0.1 * 0.5)
+
+
 def test_ensemble_members_differ_and_act_by_their_mean(key):
     spec = Spec(2, 1)
     one, many = bc(BcConfig((8,)), spec), ensemble(bc(BcConfig((8,)), spec), 3)

@@ -15,11 +15,23 @@ from daag_jax.data.normalize import Stats
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, State
 
 
-def normalized(algorithm: Algorithm, stats: Stats) -> Algorithm:
-    """``algorithm`` sees (x - mean) / std; what it returns is in the world's units again."""
+def normalized(algorithm: Algorithm, stats: Stats, observation_limit: float = 0.0) -> Algorithm:
+    """``algorithm`` sees (x - mean) / std; what it returns is in the world's units again.
+
+    Args:
+        observation_limit: deviations at which observations are cut, so that a number that hardly varied in the data
+            cannot drown the others; 0 does not cut.
+    """
+
+    def seen(context: Context) -> Context:
+        context = standardized_context(context, stats)
+        if not observation_limit:
+            return context
+        cut = jnp.clip(context.observations, -observation_limit, observation_limit)
+        return context._replace(observations=cut)
 
     def inward(batch: Batch) -> Batch:
-        context = standardized_context(Context(batch.observations, batch.extras), stats)
+        context = seen(Context(batch.observations, batch.extras))
         actions = standardize(batch.actions, stats.action_mean, stats.action_std)
         return batch._replace(
             observations=context.observations, actions=actions, extras=context.extras
@@ -34,7 +46,7 @@ def normalized(algorithm: Algorithm, stats: Stats) -> Algorithm:
         return algorithm.update(state, inward(batch), key)
 
     def act(state: State, context: Context, key: Key) -> Actions:
-        actions = algorithm.act(state, standardized_context(context, stats), key)
+        actions = algorithm.act(state, seen(context), key)
         return restore(actions, stats.action_mean, stats.action_std)
 
     def augment(state: State, batch: Batch, key: Key) -> Batch:
