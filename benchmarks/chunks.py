@@ -1,6 +1,6 @@
 """Many plans on a CPU, so many rows at a time: what ``rows.CHUNK`` is chosen by.
 
-    python -m benchmarks.chunks                     # about 2 min on two CPU cores
+    python -m benchmarks.chunks                     # about 5 min on two CPU cores
 
 Plans of ``benchmarks.planner``, with four steps instead of twenty; candidates are divided among virtual devices, one
 per core.  Sizes take turns; seconds are medians over rounds.  The last line is one JSON object.

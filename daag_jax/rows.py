@@ -1,7 +1,7 @@
 """Functions of rows, each of which stands alone: divided among devices, and on a CPU a few rows at a time.
 
-A network's activations for thousands of rows outgrow a CPU's caches: the gradient of Diffuser's value for 1,600 plans
-took twice as long at once as 200 plans at a time, and a pass of its U-Net 1.2 times as long (``benchmarks.chunks``).
+A network's activations for thousands of rows outgrow a CPU's caches: 3,200 plans of Diffuser took 1.2 times as long at
+once, and 1.8 times where the gradient of its value guides them (``benchmarks.chunks``).
 """
 
 from __future__ import annotations
