@@ -27,6 +27,8 @@ from daag_jax.diffusion import schedules
 from daag_jax.envs.tasks.maze import Maze, MazeConfig
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.plans import crosses, evaluate_planner
+from daag_jax.rows import CHUNK
+from daag_jax.training.devices import make_mesh, replicate
 from daag_jax.types import Batch, Context, Spec
 
 BATCH, LENGTH = 64, 8
@@ -112,6 +114,21 @@ def test_the_planner_takes_the_rewarded_fork(forked, how):
     share, states = sides(config, state)
     assert share > 0.95
     assert jnp.mean(jnp.abs(states[:, -1, 1] - 0.5) < 0.2) > 0.9  # and still ends where ways end
+
+
+def test_candidates_that_devices_share_give_the_same_plan(forked):
+    config, state = forked
+    drawing = replace(config.drawing, num_inference_steps=4, candidates=2 * CHUNK * 4)
+    config = replace(config, drawing=drawing, guide_scale=1.0, guide_steps=1)
+    plan = planner(config, FORK, "actions").plan
+    make = jax.jit(plan, static_argnums=2, compiler_options=QUICK)
+    given = state, Context(jnp.zeros((1, 1, 2)))
+    alone = make(*given, None, jax.random.key(2))
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        shared = make(*replicate(given, mesh), None, jax.random.key(2))
+    np.testing.assert_allclose(shared.observations, alone.observations, atol=1e-5)
+    np.testing.assert_allclose(shared.score, alone.score, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
