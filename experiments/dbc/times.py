@@ -1,6 +1,6 @@
 """When the model helps: number of steps T, the range of times it is asked at, weighting, and the Jacobian.
 
-    python -m experiments.dbc.times                     # duration not measured
+    python -m experiments.dbc.times                     # about half an hour on two cores (JAX_NUM_CPU_DEVICES=2)
     python -m experiments.dbc.times --preset smoke      # minutes
 
 A range keeps the weight that its times have in the whole: lambda is multiplied by its length.  The loss of perturbed
