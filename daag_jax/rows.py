@@ -11,18 +11,19 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 CHUNK = 256  # rows that a CPU computes at once
 
 
-def divided(rows: Float[Array, "N *D"], axis: int = 0) -> Float[Array, "N *D"]:
-    """The same, its axis over the devices of the mesh in use (``jax.set_mesh``), where these divide it."""
+def divided(rows: Float[Array, "N *D"]) -> Float[Array, "N *D"]:
+    """The same, over the devices of the mesh in use (``jax.set_mesh``), where these divide N."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or rows.shape[axis] % mesh.size:
+    if mesh.empty or rows.shape[0] % mesh.size:
         return rows
-    return jax.lax.with_sharding_constraint(rows, PartitionSpec(*(None,) * axis, mesh.axis_names))
+    return jax.lax.with_sharding_constraint(rows, PartitionSpec(mesh.axis_names))
 
 
 def in_chunks(function: Callable[..., PyTree], size: int = 0) -> Callable[..., PyTree]:
@@ -40,29 +41,26 @@ def in_chunks(function: Callable[..., PyTree], size: int = 0) -> Callable[..., P
         num = jax.tree.leaves(rows)[0].shape[0]
         mesh = jax.sharding.get_abstract_mesh()
         devices = 1 if mesh.empty or num % mesh.size else mesh.size
-        chunk = chunk_of(num // devices, size or CHUNK)
-        if chunk * devices == num:
+        parts = num // devices // chunk_of(num // devices, size or CHUNK)
+        if parts == 1:
             return function(*rows)
-        by_chunks = partial(map_chunks, function, devices=devices, chunk=chunk)
-        return jax.lax.platform_dependent(*rows, cpu=by_chunks, default=function)
+        return jax.lax.platform_dependent(
+            *rows, cpu=partial(in_parts, function, parts), default=function
+        )
 
     return on_rows
 
 
-def map_chunks(function: Callable, *rows: PyTree, devices: int, chunk: int) -> PyTree:
-    """``function`` of every device's first chunk, then of every device's second, .."""
+def in_parts(function: Callable[..., PyTree], parts: int, *rows: PyTree) -> PyTree:
+    """``function(*rows)``, every ``parts``-th row at once: rows divided among devices stay so in every part."""
 
     def split(leaf: Array) -> Array:
-        rest = leaf.shape[1:]
-        leaf = leaf.reshape(devices, -1, chunk, *rest).swapaxes(0, 1)
-        return divided(leaf.reshape(-1, devices * chunk, *rest), 1)
+        return jnp.swapaxes(leaf.reshape(-1, parts, *leaf.shape[1:]), 0, 1)
 
     def join(leaf: Array) -> Array:
-        rest = leaf.shape[2:]
-        leaf = leaf.reshape(-1, devices, chunk, *rest).swapaxes(0, 1)
-        return divided(leaf.reshape(-1, *rest))
+        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
-    found = jax.lax.map(lambda rows: function(*rows), jax.tree.map(split, rows))
+    found = jax.lax.map(lambda part: function(*part), jax.tree.map(split, rows))
     return jax.tree.map(join, found)
 
 

@@ -270,7 +270,6 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
             config.guide_stop,
             interval=1.0 / drawing.num_inference_steps,
             condition=lambda x: held(x, known),
-            is_chunked=True,
         )
 
     def score(state: DiffuserState, x: Array, goal: Array | None) -> Float[Array, "N"]:

@@ -41,6 +41,7 @@ from daag_jax.algorithms.parts.trainable import (
     create,
     make_optimizer,
 )
+from daag_jax.rows import in_parts
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
 
 INFERENCES = ("derivative_free", "langevin")
@@ -198,20 +199,12 @@ def implicit_bc(config: ImplicitBcConfig, spec: Spec) -> Algorithm:
 def in_chunks(
     config: ImplicitBcConfig, num: int, function: Callable, *arrays: Float[Array, "B ..."]
 ) -> Any:
-    """``function(*arrays)``, a few rows at a time where ``num`` actions a row would be too much at once.
-
-    The rows of a chunk are far apart, so that a batch that is split over devices stays so in every chunk.
-    """
+    """``function(*arrays)``, a few rows at a time where ``num`` actions a row would be too much at once."""
     rows, cost = arrays[0].shape[0], num * max(config.hidden_dims)
     parts = next(
         n for n in range(1, rows + 1) if n == rows or not rows % n and rows // n * cost <= HELD
     )
-    if parts == 1:
-        return function(*arrays)
-    split = lambda x: jnp.swapaxes(x.reshape(rows // parts, parts, *x.shape[1:]), 0, 1)
-    join = lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, *x.shape[2:])
-    found = jax.lax.map(lambda chunk: function(*chunk), jax.tree.map(split, arrays))
-    return jax.tree.map(join, found)
+    return function(*arrays) if parts == 1 else in_parts(function, parts, *arrays)
 
 
 class RowCosts(NamedTuple):

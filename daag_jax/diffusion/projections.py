@@ -74,7 +74,6 @@ def climb(
     interval: float | None = None,
     is_scaled_by_variance: bool = True,
     condition: Callable[[Array], Array] = lambda x: x,
-    is_chunked: bool = False,
 ) -> Project:
     """Diffuser's guide: gradient steps of ``value(xt, time [B]) -> [B]`` on the state itself, before the next step.
 
@@ -82,20 +81,18 @@ def climb(
     finished sample, at time 0, is left alone, as there.
 
     Args:
+        value: of a row depends on that row alone (a CPU takes a few rows at a time: ``rows.in_chunks``).
         num_steps: n_guide_steps of the released code.
         stop_time: no climb below this time; of its t_stopgrad, ``time_of(schedule, t_stopgrad)``.
         interval: how much time the next step takes, for its variance (default: one step of the table).
         is_scaled_by_variance: multiplies gradients by the variance of the next step (its scale_grad_by_std).
         condition: applied after each gradient step (its in-painting of start and goal).
-        is_chunked: takes gradients of a few rows at a time on a CPU (``rows.in_chunks``); for large networks.
     """
     if interval is None and not schedule.num_steps and is_scaled_by_variance:
         raise ValueError("interval=None: a continuous schedule has no step of its own; pass 1 / N.")
     span = 1.0 / schedule.num_steps if interval is None and schedule.num_steps else interval
 
-    gradient_of = jax.grad(lambda x, times: jnp.sum(value(x, times)))
-    if is_chunked:
-        gradient_of = in_chunks(gradient_of)
+    gradient_of = in_chunks(jax.grad(lambda x, times: jnp.sum(value(x, times))))
 
     def project(before: Array, after: Array, time: Array, context: Any) -> Array:
         del before, context
