@@ -255,10 +255,8 @@ def double_plainly(x: Array, kernel: Array) -> Array:
 
 
 def double_by_product(x: Array, kernel: Array) -> Array:
-    """The same as two products: y[2i] = k0 x[i-1] + k2 x[i],  y[2i+1] = k1 x[i] + k3 x[i+1]."""
-    batch, length, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-    pairs = jnp.concatenate([padded[:, :-1], padded[:, 1:]], axis=-1)
-    even = pairs[:, :-1] @ kernel[0::2].reshape(2 * channels, -1)
-    odd = pairs[:, 1:] @ kernel[1::2].reshape(2 * channels, -1)
-    return jnp.stack([even, odd], axis=2).reshape(batch, 2 * length, -1)
+    """The same as one product with all taps: y[2i] = k0 x[i-1] + k2 x[i],  y[2i+1] = k1 x[i] + k3 x[i+1]."""
+    k0, k1, k2, k3 = jnp.unstack(jnp.einsum("btc,kcd->btkd", x, kernel), axis=2)
+    even = jnp.pad(k0, ((0, 0), (1, 0), (0, 0)))[:, :-1] + k2
+    odd = k1 + jnp.pad(k3, ((0, 0), (0, 1), (0, 0)))[:, 1:]
+    return jnp.stack([even, odd], axis=2).reshape(x.shape[0], 2 * x.shape[1], -1)

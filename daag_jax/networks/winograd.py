@@ -70,12 +70,16 @@ def convolve_winograd(
     before = num_taps // 2
     padded = jnp.pad(x, ((0, 0), (before, blocks * TILE - length - before), (0, 0)))
     padded = padded.reshape(batch, blocks, TILE, channels)
-    inputs = [padded[:, j // TILE : j // TILE + tiles, j % TILE] for j in range(num)]
-    transformed = jnp.stack(combined(matrices.inputs, inputs)).reshape(num, -1, channels)
+    phases = jnp.unstack(padded, axis=2)  # cheaper for gradients than strides
+    inputs = [phases[j % TILE][:, j // TILE : j // TILE + tiles] for j in range(num)]
+    transformed = combined(matrices.inputs, inputs)
     weights = jnp.tensordot(jnp.asarray(matrices.taps, kernel.dtype), kernel, 1)
-    products = lax.dot_general(transformed, weights, (((2,), (1,)), ((0,), (0,))))
-    products = products.reshape(num, batch, tiles, width)
-    y = jnp.stack(combined(matrices.outputs, list(products)), axis=2)
+    products = []
+    for part in (slice(0, num // 2), slice(num // 2, num)):  # two that may run at once
+        rows = jnp.stack(transformed[part]).reshape(-1, batch * tiles, channels)
+        product = lax.dot_general(rows, weights[part], (((2,), (1,)), ((0,), (0,))))
+        products += list(product.reshape(-1, batch, tiles, width))
+    y = jnp.stack(combined(matrices.outputs, products), axis=2)
     return y.reshape(batch, tiles * TILE, width)[:, :length]
 
 
