@@ -215,9 +215,10 @@ class Side:
 
     def __init__(self, name: str, config: Config):
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, name, config), daemon=True)
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, name, config), daemon=True)
         self.process.start()
+        other.close()  # so that a process that dies is an EOFError here
         self.rows, self.facts = self.connection.recv()
 
     def seconds(self, row: str) -> float:
