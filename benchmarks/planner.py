@@ -26,7 +26,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing.connection import Connection
 
 import jax
@@ -203,8 +202,8 @@ def seconds(run: Callable[[], None]) -> float:
 def serve(connection: Connection, side: str, config: Config) -> None:
     """A process of one side: its rows and facts, then the seconds of each row that it is sent, until None."""
     every_core_a_device()
-    build = ours if side == "ours" else partial(theirs, config.peer)
-    calls, facts = build(config.with_many)
+    many = config.with_many
+    calls, facts = ours(many) if side == "ours" else theirs(config.peer, many)
     connection.send((list(calls), facts))
     while (row := connection.recv()) is not None:
         connection.send(seconds(calls[row]))
