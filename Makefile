@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 bench: $(STAMP)
-	@for file in benchmarks/[a-z]*.py; do \
+	@for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  name=$$(basename $$file .py); echo "== $$name"; \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; \
 	done

@@ -8,10 +8,8 @@
 Both sides: observations 17, actions 6, horizon 32, widths 32, 64, 128, 256 with kernels of 5 (3.96 M parameters), a
 value network of kernels of 3, x0 as target, 20 steps, batches of 64, Adam and a moving average.  PyTorch runs eagerly
 with one thread per core; ours divides candidates among virtual devices, one per core (``jax.set_mesh``), and updates on
-one of them.  Each side has a process of its own, so that neither's threads and memory are in the other's way, and the
-two take turns; seconds are medians over rounds, and of "3,200 plans" those of one call.  Where there is a compilation
-cache (``JAX_COMPILATION_CACHE_DIR``) ours is compiled by a process before: in one that has compiled, glibc searches a
-heap full of holes, and an update takes 1.4 times as long.  ``LD_PRELOAD`` of tcmalloc serves both sides.
+one of them.  Each side has a process of its own (``benchmarks/sides.py``), and the two take turns; seconds are medians
+over rounds, and of "3,200 plans" those of one call.  ``LD_PRELOAD`` of tcmalloc serves both sides.
 "five steps, one candidate" is what a control loop needs: DDIM, from the present state to a plan, goal: 20 ms.
 
 The limit of the updates is arithmetic: FLOPs as compiled (by Winograd's filtering fewer than the sums have) over the
@@ -21,12 +19,9 @@ rate of a product of 2048 x 2048 matrices.  The last line is one JSON object.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.update import ceiling
+from benchmarks.sides import Calls, Side, ceiling, fill_compilation_cache, take_turns
 from daag_jax.algorithms.diffuser import DiffuserConfig, diffuser, planning_function
 from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
 from daag_jax.training.devices import every_core_a_device, mesh_for_batch, replicate
@@ -45,7 +40,7 @@ OBSERVATION, ACTION, HORIZON, BATCH, STEPS = 17, 6, 32, 64, 20
 WIDTHS = (32, 64, 128, 256)
 CANDIDATES, MANY = 64, 50  # of one world, and the worlds of "3,200"
 GUIDE = 0.3
-Calls = Mapping[str, Callable[[], None]]
+MANY_ROWS = ("3,200 plans", "3,200 plans, guided")
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,7 @@ def configuration() -> DiffuserConfig:
 
 def ours(with_many: bool) -> tuple[Calls, dict[str, float]]:
     """Calls that wait for their result, and facts: parameters and FLOPs."""
+    every_core_a_device()
     config, spec = configuration(), Spec(OBSERVATION, ACTION)
     random = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
@@ -119,8 +115,9 @@ def ours(with_many: bool) -> tuple[Calls, dict[str, float]]:
     calls["64 plans"] = plans(config, 1)
     calls["64 plans, guided"] = plans(guided, 1)
     if with_many:
-        calls["3,200 plans"] = plans(config, MANY)
-        calls["3,200 plans, guided"] = plans(guided, MANY)
+        calls |= {
+            row: plans(one, MANY) for row, one in zip(MANY_ROWS, (config, guided), strict=True)
+        }
     few = DrawingConfig("ddim", num_inference_steps=5)
     calls["five steps, one candidate"] = plans(replace(config, drawing=few), 1)
     return calls, facts
@@ -183,85 +180,25 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
         "64 plans, guided": plans(CANDIDATES, GUIDE),
     }
     if with_many:
-        calls["3,200 plans"] = plans(CANDIDATES * MANY, 0.0)
-        calls["3,200 plans, guided"] = plans(CANDIDATES * MANY, GUIDE)
+        many = CANDIDATES * MANY
+        calls |= {row: plans(many, w) for row, w in zip(MANY_ROWS, (0.0, GUIDE), strict=True)}
     calls["five steps, one candidate"] = plans(1, 0.0, 5, "ddim")
     count = lambda net: float(sum(p.numel() for p in net.parameters()))
     return calls, {"parameters": count(net), "of value": count(value)}
 
 
-def seconds(run: Callable[[], None]) -> float:
-    """Of one call; calls shorter than half a second are repeated."""
-    began, calls = time.perf_counter(), 0
-    while calls == 0 or (time.perf_counter() - began < 0.5 and calls < 50):
-        run()
-        calls += 1
-    return (time.perf_counter() - began) / calls
-
-
-def serve(connection: Connection, side: str, config: Config) -> None:
-    """A process of one side: its rows and facts, then the seconds of each row that it is sent, until None."""
-    every_core_a_device()
-    many = config.with_many
-    calls, facts = ours(many) if side == "ours" else theirs(config.peer, many)
-    connection.send((list(calls), facts))
-    while (row := connection.recv()) is not None:
-        connection.send(seconds(calls[row]))
-
-
-class Side:
-    """The other end of :func:`serve`."""
-
-    def __init__(self, name: str, config: Config):
-        context = multiprocessing.get_context("spawn")
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, name, config), daemon=True)
-        self.process.start()
-        other.close()  # so that a process that dies is an EOFError here
-        self.rows, self.facts = self.connection.recv()
-
-    def seconds(self, row: str) -> float:
-        """Of one call."""
-        self.connection.send(row)
-        return self.connection.recv()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.connection.send(None)
-        self.process.join()
-
-
-def fill_compilation_cache(config: Config) -> None:
-    """Calls every row of ours in a process that ends then."""
-    side = Side("ours", config)
-    for row in side.rows:
-        side.seconds(row)
-    side.close()
-
-
 def main(config: Config) -> None:
-    if jax.config.jax_compilation_cache_dir:
-        fill_compilation_cache(config)
-    names = ("ours", "CleanDiffuser") if config.peer else ("ours",)
-    sides = {name: Side(name, config) for name in names}
-    rows = sides["ours"].rows
-    taken: dict[str, dict[str, list[float]]] = {row: {name: [] for name in names} for row in rows}
-    for row in rows:
-        for side in sides.values():
-            side.seconds(row)
-        for _ in range(1 if row.startswith("3,200") else config.rounds):
-            for name, side in sides.items():
-                taken[row][name].append(side.seconds(row))
-        print(
-            row, {name: float(np.median(values)) for name, values in taken[row].items()}, flush=True
-        )
+    fill_compilation_cache(ours, config.with_many)
+    sides = {"ours": Side(ours, config.with_many)}
+    if config.peer:
+        sides["CleanDiffuser"] = Side(theirs, config.peer, config.with_many)
+    taken = take_turns(sides, config.rounds, once=MANY_ROWS)
     for side in sides.values():
         side.close()
-    rate, facts = ceiling(), sides["ours"].facts
+    names, (rate, facts) = tuple(sides), (ceiling(), sides["ours"].facts)
     table = Table("", *(f"{name} [ms]" for name in names), "ratio", "of the limit")
     figures: dict[str, object] = {"device": jax.devices()[0].device_kind, "FLOP per second": rate}
-    for row in rows:
-        medians = {name: float(np.median(values)) for name, values in taken[row].items()}
+    for row, medians in taken.items():
         ratio = medians["CleanDiffuser"] / medians["ours"] if config.peer else float("nan")
         flops = facts.get(f"flops of {row}")
         share = flops / rate / medians["ours"] if flops else float("nan")

@@ -5,10 +5,10 @@
 
 PyTorch runs eagerly, with one thread and with one per core, of which the faster counts; both sides compute on the
 CPU.  The networks of Maze in the release: a policy of three tanh layers of 256, a frozen model of three layers of 128
-with a learnt vector per step, batches of 128, Adam, clipped gradients.  Both sides draw batches from data in memory
-and take turns; seconds are medians over rounds.  Ours runs one seed, and ten seeds as one program that divides them
-among virtual devices, one per core where that divides them (``training/seeds.py``; ``JAX_NUM_CPU_DEVICES=2`` for an
-experiment).
+with a learnt vector per step, batches of 128, Adam, clipped gradients.  Both sides draw batches from data in memory,
+each in a process of its own (``benchmarks/sides.py``), and take turns; seconds are medians over rounds.  Ours runs one
+seed, and ten seeds as one program that divides them among virtual devices, one per core where that divides them
+(``training/seeds.py``; ``JAX_NUM_CPU_DEVICES=2`` for an experiment).
 
 The limit is arithmetic: FLOPs of an update over the rate of a product of 2048 x 2048 matrices on the same machine.
 The last line is one JSON object.
@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -29,6 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.sides import Calls, Facts, Side, ceiling, fill_compilation_cache, take_turns
 from daag_jax.algorithms.bc import paper_policy
 from daag_jax.algorithms.dbc import DbcConfig, dbc
 from daag_jax.data.windows import draw_windows, episode_data
@@ -61,8 +60,10 @@ def experience() -> Episode:
     return Episode(normal(100, 186, STATE), blank, normal(100, 185, ACTION), rewards, length)
 
 
-def ours(num_seeds: int) -> Callable[[int], None]:
-    """A function that runs so many updates of every seed."""
+def ours(num_seeds: int, count: int) -> tuple[Calls, Facts]:
+    """``count`` updates of every seed."""
+    jax.config.update("jax_platforms", "cpu")
+    every_core_a_device()  # seeds are divided among them
     config = DbcConfig(paper_policy(DIMS, RATE, 0), weight=WEIGHT, pretrain_steps=0)
     config = replace(config, density=replace(config.density, width=WIDTH, num_steps=STEPS))
     algorithm = dbc(config, Spec(STATE, ACTION))
@@ -74,16 +75,18 @@ def ours(num_seeds: int) -> Callable[[int], None]:
     data = replicate(data, mesh)
     held = [jax.device_put(init_seeds(algorithm, seeds), over_all(mesh))]
 
-    def updates(count: int) -> None:
+    def updates() -> None:
         held[0], metrics = run(data, held[0], np.int32(0), np.int32(count))
         jax.block_until_ready(metrics)
 
-    return updates
+    return {"updates": updates}, {}
 
 
-def theirs(num_threads: int) -> Callable[[int], None]:
-    """The same in PyTorch, written plainly; the model's weights need no gradient."""
+def theirs(num_threads: int, count: int) -> tuple[Calls, Facts]:
+    """The same of one seed in PyTorch, written plainly; the model's weights need no gradient."""
     import torch
+
+    torch.set_num_threads(num_threads)
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -117,8 +120,7 @@ def theirs(num_threads: int) -> Callable[[int], None]:
         found = model(alpha.sqrt() * x + (1 - alpha).sqrt() * noise, t)
         return torch.mean((found - noise) ** 2)
 
-    def updates(count: int) -> None:
-        torch.set_num_threads(num_threads)
+    def updates() -> None:
         for _ in range(count):
             rows = torch.randint(0, len(states), (BATCH,))
             s, a = states[rows], actions[rows]
@@ -134,7 +136,7 @@ def theirs(num_threads: int) -> Callable[[int], None]:
             torch.nn.utils.clip_grad_norm_(policy.parameters(), CLIP)
             optimizer.step()
 
-    return updates
+    return {"updates": updates}, {}
 
 
 def flops() -> float:
@@ -145,38 +147,20 @@ def flops() -> float:
     return BATCH * 3.0 * (policy + model)
 
 
-def ceiling() -> float:
-    """FLOP per second of a product of matrices."""
-    x = jnp.ones((2048, 2048))
-    product = jax.jit(jnp.matmul)
-    times = [timed(lambda _: jax.block_until_ready(product(x, x)), 1) for _ in range(6)]
-    return 2 * 2048**3 / min(times[1:])
-
-
-def timed(run: Callable[[int], None], count: int) -> float:
-    """Seconds of ``count`` updates."""
-    began = time.perf_counter()
-    run(count)
-    return time.perf_counter() - began
-
-
 def main(config: Config) -> None:
-    jax.config.update("jax_platforms", "cpu")
-    every_core_a_device()  # seeds are divided among them
-    sides = {
-        "ours, 1 seed": (ours(1), 1),
-        f"ours, {config.seeds} seeds": (ours(config.seeds), config.seeds),
-    }
+    fill_compilation_cache(ours, 1, config.updates)
+    fill_compilation_cache(ours, config.seeds, config.updates)
+    sides, seeds = {}, {}
     if config.with_torch:
-        threads = sorted({1, os.cpu_count() or 1})
-        sides = {f"PyTorch, threads: {n}": (theirs(n), 1) for n in threads} | sides
-    for run, _ in sides.values():
-        run(5)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(config.rounds):
-        for name, (run, _) in sides.items():
-            seconds[name].append(timed(run, config.updates) / config.updates)
-    rates = {name: sides[name][1] / float(np.median(taken)) for name, taken in seconds.items()}
+        for threads in sorted({1, os.cpu_count() or 1}):
+            sides[f"PyTorch, threads: {threads}"] = Side(theirs, threads, config.updates)
+    for count in (1, config.seeds):
+        name = f"ours, seeds: {count}"
+        sides[name], seeds[name] = Side(ours, count, config.updates), count
+    taken = take_turns(sides, config.rounds)["updates"]
+    for side in sides.values():
+        side.close()
+    rates = {name: seeds.get(name, 1) * config.updates / value for name, value in taken.items()}
     peer = max((rate for name, rate in rates.items() if "PyTorch" in name), default=float("nan"))
     limit = ceiling() / flops()
     table = Table("side", "updates/s, seeds added up", "beside PyTorch", "of the limit")
