@@ -19,7 +19,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.planner import ACTION, GUIDE, MANY, OBSERVATION, configuration, seconds
+from benchmarks.planner import ACTION, GUIDE, MANY, OBSERVATION, configuration
+from benchmarks.sides import seconds
 from daag_jax import rows
 from daag_jax.algorithms.diffuser import diffuser, planning_function
 from daag_jax.training.devices import every_core_a_device, mesh_for_batch, replicate

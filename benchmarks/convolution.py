@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.planner import seconds
+from benchmarks.sides import seconds
 from daag_jax.networks.unet1d import convolve_by_product
 from daag_jax.networks.winograd import convolve_winograd
 

@@ -6,10 +6,10 @@
     python -m benchmarks.planner                                 # ours alone
 
 Both sides: observations 17, actions 6, horizon 32, widths 32, 64, 128, 256 with kernels of 5 (3.96 M parameters), a
-value network of kernels of 3, x0 as target, 20 steps, batches of 64, Adam and a moving average.  PyTorch runs eagerly
-with one thread per core; ours divides candidates among virtual devices, one per core (``jax.set_mesh``), and updates on
-one of them.  Each side has a process of its own (``benchmarks/sides.py``), and the two take turns; seconds are medians
-over rounds, and of "3,200 plans" those of one call.  ``LD_PRELOAD`` of tcmalloc serves both sides.
+value network of kernels of 3, x0 as target, 20 steps, batches of 64, Adam and a moving average.  PyTorch runs eagerly,
+on a CPU with one thread per core; ours divides candidates among virtual devices, one per core (``jax.set_mesh``), and
+updates on one of them.  Each side has a process of its own (``benchmarks/sides.py``), and the two take turns; seconds
+are medians over rounds, and of "3,200 plans" those of one call.  ``LD_PRELOAD`` of tcmalloc serves both sides.
 "five steps, one candidate" is what a control loop needs: DDIM, from the present state to a plan, goal: 20 ms.
 
 The limit of the updates is arithmetic: FLOPs as compiled (by Winograd's filtering fewer than the sums have) over the
@@ -22,6 +22,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,12 @@ class Config:
     peer: str = ""  # a checkout of CleanDiffuser
     rounds: int = 5
     with_many: bool = True  # 3,200 candidates: half a minute per call
+
+    def __post_init__(self):
+        if self.peer and not Path(self.peer, "cleandiffuser").is_dir():
+            raise ValueError(
+                f"peer={self.peer!r} holds no cleandiffuser; give the folder of a checkout of CleanDiffuser."
+            )
 
 
 def configuration() -> DiffuserConfig:
@@ -132,6 +139,8 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
     from cleandiffuser.nn_classifier import HalfJannerUNet1d
     from cleandiffuser.nn_diffusion import JannerUNet1d
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     dim = OBSERVATION + ACTION
     sizes = {"model_dim": 32, "emb_dim": 32, "dim_mult": [1, 2, 2, 2]}
     net = JannerUNet1d(dim, kernel_size=5, **sizes)
@@ -142,23 +151,27 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
         net,
         None,
         fix_mask=fix,
-        classifier=CumRewClassifier(value, device="cpu"),
+        classifier=CumRewClassifier(value, device=device),
         diffusion_steps=STEPS,
         predict_noise=False,
-        device="cpu",
+        device=device,
     )
-    x, target = torch.randn(BATCH, HORIZON, dim), torch.randn(BATCH, 1)
+    x, target = (
+        torch.randn(*shape, device=device) for shape in ((BATCH, HORIZON, dim), (BATCH, 1))
+    )
 
     def update() -> None:
         agent.train()
         agent.update(x)
+        wait()
 
     def update_both() -> None:
         update()
         agent.update_classifier(x, target)
+        wait()
 
     def plans(num: int, weight: float, steps: int = STEPS, solver: str = "ddpm") -> Callable:
-        prior = torch.zeros((num, HORIZON, dim))
+        prior = torch.zeros((num, HORIZON, dim), device=device)
 
         def plan() -> None:
             agent.eval()
@@ -170,6 +183,7 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
                 w_cg=weight,
                 temperature=0.5,
             )
+            wait()
 
         return plan
 

@@ -63,7 +63,9 @@ class Config:
 def algorithms() -> dict[str, Algorithm]:
     """What is measured: Diffuser's U-Net, and Diffusion-BC's policy and model."""
     planner = DiffuserConfig(TrajectoryConfig(32), widths=(16, 32, 64), time_dim=16)
-    cloning = DbcConfig(BcConfig((256, 256, 256)), DensityConfig(width=128, depth=3))
+    cloning = DbcConfig(
+        BcConfig((256, 256, 256)), DensityConfig(width=128, depth=3), pretrain_steps=0
+    )
     return {"diffuser": diffuser(planner, SPEC), "dbc": dbc(cloning, SPEC)}
 
 

@@ -3,9 +3,9 @@
     sides = {"ours": Side(ours, config), "theirs": Side(theirs, config)}   # functions at the top of a module
     taken = take_turns(sides, rounds=5)                                    # seconds by row, side and round
 
-A function of a side gives its rows, calls that return when their result is there, and facts of them.  Where there is
-a compilation cache (``JAX_COMPILATION_CACHE_DIR``), :func:`fill_compilation_cache` compiles ours in a process before:
-in one that has compiled, glibc searches a heap full of holes, and an update takes 1.4 times as long.
+A function of a side gives its rows, calls that return when their result is there, and facts of them.  Ours is compiled
+by a process before (:func:`fill_compilation_cache`): in one that has compiled, glibc searches a heap full of holes, and
+an update takes 1.4 times as long.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,11 @@ def serve(connection: Connection, make: Make, args: tuple) -> None:
 
 
 class Side:
-    """The other end of :func:`serve`; EOFError where the process dies."""
+    """The other end of :func:`serve`.
+
+    Raises:
+        RuntimeError: the process has died.
+    """
 
     def __init__(self, make: Make, *args):
         context = multiprocessing.get_context("spawn")
@@ -52,12 +57,22 @@ class Side:
         self.process = context.Process(target=serve, args=(other, make, args), daemon=True)
         self.process.start()
         other.close()
-        self.rows, self.facts = self.connection.recv()
+        self.name = make.__name__
+        self.rows, self.facts = self.answer()
 
     def seconds(self, row: str) -> float:
         """Of one call."""
         self.connection.send(row)
-        return self.connection.recv()
+        return self.answer()
+
+    def answer(self) -> Any:
+        """What the process says next."""
+        try:
+            return self.connection.recv()
+        except EOFError as error:
+            raise RuntimeError(
+                f"the process of side {self.name!r} died; its error is above, cure that."
+            ) from error
 
     def close(self) -> None:
         """Ends the process."""
@@ -66,9 +81,7 @@ class Side:
 
 
 def fill_compilation_cache(make: Make, *args) -> None:
-    """Calls every row in a process that ends then; nothing where there is no compilation cache."""
-    if not jax.config.jax_compilation_cache_dir:
-        return
+    """Calls every row in a process that ends then."""
     side = Side(make, *args)
     for row in side.rows:
         side.seconds(row)

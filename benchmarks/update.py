@@ -16,6 +16,7 @@ The last line is one JSON object.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ class Config:
     updates: int = 200  # per round
     rounds: int = 5
     seeds: int = 10
-    with_torch: bool = True
+    with_torch: bool = True  # where it is installed
 
 
 def experience() -> Episode:
@@ -151,7 +152,7 @@ def main(config: Config) -> None:
     fill_compilation_cache(ours, 1, config.updates)
     fill_compilation_cache(ours, config.seeds, config.updates)
     sides, seeds = {}, {}
-    if config.with_torch:
+    if config.with_torch and importlib.util.find_spec("torch"):
         for threads in sorted({1, os.cpu_count() or 1}):
             sides[f"PyTorch, threads: {threads}"] = Side(theirs, threads, config.updates)
     for count in (1, config.seeds):

@@ -60,6 +60,7 @@ def error_of(capsys, *arguments) -> str:
         (["train", "self_imitatoin", "x"], "the nearest is 'self_imitation'"),
         (["train", "latent_diffusion", "x"], "learns from frames"),
         (["train", "bc", "missing.safetensors"], "missing.safetensors does not exist"),
+        (["train", "dbc", "x", "--fit.steps", "9"], "ends before dbc's policy learns"),
         (["collect", "--policy", "exprt"], "the nearest is 'expert'"),
         (["evaluate", "missing"], "policy.json does not exist"),
         (["report", "missing"], "there is no folder missing"),

@@ -1,4 +1,4 @@
-"""The experiments' options can be read: a name that is not imported would show only after it was typed."""
+"""Options of experiments and benchmarks can be read: a name that is not imported would show only after it was typed."""
 
 import dataclasses
 import importlib
@@ -34,6 +34,15 @@ def test_options_have_defaults_of_known_types(name):
         return
     assert dataclasses.replace(config()) == config()
     assert name in WITHOUT_PRESETS or "preset" in {field.name for field in fields}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem[0] != "_")
+)
+def test_benchmarks_can_be_imported(name):
+    module = importlib.import_module(f"benchmarks.{name}")
+    if hasattr(module, "Config"):
+        assert dataclasses.replace(module.Config()) == module.Config()
 
 
 def test_a_size_that_is_given_replaces_that_of_the_preset(tmp_path, monkeypatch):

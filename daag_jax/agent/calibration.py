@@ -1,4 +1,4 @@
-"""Thresholds of a detector's scores, and how good its scores are (specs/daag.md section 6.2)."""
+"""Thresholds of a detector's scores, and how good its scores are."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def detector_metrics(
     truth: Bool[np.ndarray, "N M"],
     thresholds: Float[np.ndarray, "M"],
 ) -> dict[str, float]:
-    """Metrics of specs section 6.2.
+    """How well scores rank, how well thresholds decide, and how well calibrated the scores are.
 
     Rankings (average precision, ROC, recall at a precision) are means over the captions that have positives, NaN where
     none has; decisions and calibration are counted over all pairs of frame and caption.

@@ -1,4 +1,4 @@
-"""Diffusion Augmented Agents: the lifelong loop over a sequence of tasks (arXiv 2407.20798; specs/daag.md section 1).
+"""Diffusion Augmented Agents: the lifelong loop over a sequence of tasks (arXiv 2407.20798).
 
     for task in tasks:
         policy <- new; D_new <- extracted(D_LL); policy <- self-imitation     policy re-initialised, as the predecessor

@@ -1,6 +1,6 @@
 """The choices of the lifelong loop (``daag.py``).
 
-Differs from the paper, which gives none of these numbers (specs/daag.md section 8).
+Differs from the paper, which gives none of these numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hindsight Experience Augmentation: what a collected episode teaches the present task (specs/daag.md section 1.3).
+"""Hindsight Experience Augmentation: what a collected episode teaches the present task (arXiv 2407.20798).
 
     rewarded by the environment: keep the episode whole                          (section 1.2)
     A  = { (g, t_g) : t_g the first t > 0 with score(o_t, g) > gamma_g }        achieved sub-goals
@@ -135,7 +135,7 @@ def with_rewarded(
     task: str,
     last_goal: str = "",
 ) -> Plan:
-    """A plan that also keeps, whole, the episodes that the environment rewarded (specs section 1.2).
+    """A plan that also keeps, whole, the episodes that the environment rewarded.
 
     Args:
         last_goal: of the task; an episode that is kept up to its end for it is not kept twice.

@@ -1,4 +1,4 @@
-"""The reward detector: CLIP, finetuned, with a threshold for every caption (specs/daag.md sections 1.6 and 6.2).
+"""The reward detector: CLIP, finetuned, with a threshold for every caption (arXiv 2407.20798).
 
     p[b, g] = sigmoid( mean over camera views v of  exp(tau) phi_I(o_bv) . phi_T(g) + b )
     sub-goal g is seen  iff  p[b, g] > gamma_g

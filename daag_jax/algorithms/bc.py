@@ -8,7 +8,7 @@ An example has history + execute - 1 steps: the decision is taken at step K - 1,
     head "linear"    no range, l = |a - pi|^2 or |a - pi|: for actions that are standardised (Diffusion-BC's policy)
 
 Differs from the paper: a LayerNorm MLP with AdamW, and chunks of actions when ``execute`` > 1.  ``paper_policy`` gives
-the network and optimiser of Diffusion-BC's release (arXiv 2302.13335; specs/dbc.md section 1.5).
+the network and optimiser of Diffusion-BC's release (arXiv 2302.13335).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Diffusion-BC: cloning, and the loss of a diffusion model of the expert's pairs (arXiv 2302.13335; specs/dbc.md).
+"""Diffusion-BC: cloning, and the loss of a diffusion model of the expert's pairs (arXiv 2302.13335).
 
 First the model learns p(s, a) and is frozen; then the policy learns with one (t, noise) for both pairs:
 
@@ -46,7 +46,7 @@ class DbcConfig:
     bc_weight: float = 1.0
     clip: str = "batch"  # or "sample", "none"
     pretrain_steps: int = (
-        0  # updates of the model before the policy learns; 0: a trained one is put into the state
+        20_000  # of the model alone, first; 0: a trained one is put into the state
     )
 
     def __post_init__(self):

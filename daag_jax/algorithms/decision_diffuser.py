@@ -1,4 +1,4 @@
-"""Decision Diffuser: planning as conditional generation (Ajay et al. 2022, arXiv 2211.15657; specs/survey.md 1.2).
+"""Decision Diffuser: planning as conditional generation (Ajay et al. 2022, arXiv 2211.15657).
 
     net(xt, t, y)      a trajectory of *states*, given conditions y: a return, a skill, a constraint
     loss = E |net(xt, t, y or nothing) - target|^2,   each condition left out with probability ``dropout``      (Eq. 7)

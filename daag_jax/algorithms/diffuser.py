@@ -1,4 +1,4 @@
-"""Diffuser: planning by denoising whole trajectories (Janner et al. 2022, arXiv 2205.09991; specs/survey.md 1.2).
+"""Diffuser: planning by denoising whole trajectories (Janner et al. 2022, arXiv 2205.09991).
 
     loss = E_{t, noise} w |net(xt, t) - target|^2,   xt holds the start (and the goal) at their clean values      (1)
     value  V(xt, t) ~ sum_n discount^n r_n of the trajectory                                                      (2)

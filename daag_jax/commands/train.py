@@ -61,6 +61,12 @@ def _train(name: str, options: Any) -> None:
     from daag_jax.training.fit import fit
     from daag_jax.training.processes import barrier, is_main
 
+    pretrained = getattr(options.config, "pretrain_steps", 0)
+    if pretrained and options.fit.steps <= pretrained:
+        raise ValueError(
+            f"fit.steps={options.fit.steps} ends before {name}'s policy learns, for the first "
+            f"config.pretrain_steps={pretrained} are its model's; try --fit.steps {2 * pretrained}."
+        )
     episodes, spec, stats, world = (
         (None, *prepared_blocks(options)) if options.stream else prepared(options)
     )

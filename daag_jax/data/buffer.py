@@ -1,4 +1,4 @@
-"""The two buffers of Diffusion Augmented Agents (specs/daag.md section 1.1).
+"""The two buffers of Diffusion Augmented Agents (arXiv 2407.20798).
 
 ``LifelongBuffer``   every episode of every task, never emptied; edits are kept beside it, by (episode, swap)
 ``TaskBuffer``       emptied at the start of a task; steps of rewarded (pieces of) episodes, real or edited

@@ -1,7 +1,7 @@
 """Means over pixels, frames and episodes in which nothing to measure is NaN, and is counted, never 0.
 
-Every metric of an edit is a mean over pixels, then over frames, then over episodes (specs/daag.md section 5.0).  The
-interval of a mean is a bootstrap over *episodes*, because frames of one episode are no independent samples.
+Every metric of an edit is a mean over pixels, then over frames, then over episodes.  The interval of a mean is a
+bootstrap over *episodes*, because frames of one episode are no independent samples.
 """
 
 from __future__ import annotations

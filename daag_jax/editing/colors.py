@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from daag_jax.envs.palette import PALETTE_RGB
 
 SHADES = (0.58, 0.7, 0.82, 0.94, 1.0)
-REJECT = 25.0  # CIEDE2000 units (specs/daag.md section 5.3)
+REJECT = 25.0  # CIEDE2000 units
 MIN_CHROMA = 18.0  # CIELAB; floor, gripper and shadows are greys, and a grey is near to some dark shade of everything
 WHITE = (0.95047, 1.0, 1.08883)  # D65
 TO_XYZ = (

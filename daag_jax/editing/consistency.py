@@ -1,4 +1,4 @@
-"""The consistency metrics of an edited clip in one call (specs/daag.md section 5; each has its own page of formulas).
+"""The consistency metrics of an edited clip in one call (each has its own page of formulas).
 
     measure(video, truth)   the numbers of any video: the source, the oracle, an edit, a baseline
     compare(edit, truth)    those of the edit, and beside them their excess over the oracle's: 0 is perfect

@@ -1,4 +1,4 @@
-"""Oracle edits, spoilt on purpose by one fault at a level 0 .. 5 (specs/daag.md section 5.6).
+"""Oracle edits, spoilt on purpose by one fault at a level 0 .. 5.
 
 They calibrate metrics (each must rise with its own fault, and only with it) and measure what a fault costs a policy.
 Level 0 is the oracle itself.

@@ -14,7 +14,7 @@ An :class:`EditorSpec` names the sizes of the networks and what each ControlNet 
 five channels (compact), or up to three with an image each (Stable Diffusion 1.5).  Everything is one jitted function of
 arrays with fixed shapes; which objects change, and into what, is data.
 
-Differs from the paper, which does not give these: steps, guidance, strength, mask source (section 8 of specs/daag.md).
+Differs from the paper, which does not give these: steps, guidance, strength, mask source.
 """
 
 from __future__ import annotations

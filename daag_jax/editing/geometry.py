@@ -1,4 +1,4 @@
-"""Does an edited object keep its shape, its edges and its shading?  (specs/daag.md section 5.3)
+"""Does an edited object keep its shape, its edges and its shading?
 
 Silhouettes come from pixels (``silhouettes``), truths from the simulator.  Shading is a least-squares fit of linear
 light, (rgb)^2.2, in each object and frame:

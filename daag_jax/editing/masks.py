@@ -3,7 +3,7 @@
 The agent is not told which instance is "the red object", nor where it is.  It looks: ``instances_by_color`` segments
 a frame by the colours that it shows.  (This stands where a system on real video has a detector and a segmenter.)
 
-A *swap* maps colours to colours.  Its mode settles the census problem of specs/daag.md section 1.3:
+A *swap* maps colours to colours.  Its mode says what becomes of an object that already has the new colour:
 
     replace    red -> green only: a scene with a green object then has two
     exchange   red <-> green; a chain of pairs (blue -> red -> green) closes into a cycle

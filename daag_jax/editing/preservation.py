@@ -1,4 +1,4 @@
-"""Does an edit leave the rest alone, and does it reach what the oracle shows?  (specs/daag.md section 5.4)
+"""Does an edit leave the rest alone, and does it reach what the oracle shows?
 
 Videos are sRGB in [0, 1], [T, H, W, 3].  LPIPS and FVD need networks trained on photographs; their substitutes here
 have fixed random features and say so in their names.

@@ -1,4 +1,4 @@
-"""Does an edit hold still on the surface that carries it?  (specs/daag.md sections 5.1 and 5.2)
+"""Does an edit hold still on the surface that carries it?
 
     E_warp(Y; A) = mean_t  sum_{x in A} V |Y_{t+1}[x + F] - Y_t|^2 / (3 sum_{x in A} V)          Lai et al. 2018
 

@@ -1,4 +1,4 @@
-"""What a simulator knows of a clip, against which an edit of it is measured (specs/daag.md sections 5.0 and 5.1).
+"""What a simulator knows of a clip, against which an edit of it is measured.
 
 The central asset is the *oracle* I*: the same states rendered with the swapped colours.  For a swap of appearance it is
 the exact answer.  Flow, visibility and the points of surfaces come from the same geometry.

@@ -1,4 +1,4 @@
-"""Is an episode stored as a success truly one, and whose fault is it if not?  (specs/daag.md section 5.5)
+"""Is an episode stored as a success truly one, and whose fault is it if not?
 
     LV = P( the desired caption g* is true of the states with swapped colours | stored )
 

@@ -1,4 +1,4 @@
-"""Physical constraints that an edit may break, frame by frame (specs/daag.md section 5.5).
+"""Physical constraints that an edit may break, frame by frame.
 
     V1 vanish      V2 ghost     V3 silhouette   V4 occlusion order   V5 identity
     V6 census      V7 relation  V8 teleport     V9 depth             V10 actor

@@ -14,7 +14,6 @@ Expect of the full editor: label validity >= 0.90, colour right >= 0.98 of frame
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -39,6 +38,7 @@ from daag_jax.envs.tasks.rgb_stacking import RgbStacking, RgbStackingConfig
 from daag_jax.envs.tasks.rgb_stacking_model import cameras_of
 from daag_jax.envs.tasks.rgb_stacking_scenes import caption_truth, relations_of
 from daag_jax.evaluation import html, video
+from experiments.records import provenance, write_json
 
 VISIBLE = 20  # [px] from which an object's colour counts
 PERMUTATIONS = np.array([(1, 0, 2), (2, 1, 0), (0, 2, 1), (1, 2, 0), (2, 0, 1)])
@@ -126,8 +126,8 @@ def color_right(frames: jax.Array, truth: Truth) -> jax.Array:
 def label_validity(frames: jax.Array, truth: Truth, qpos: jax.Array) -> jax.Array:
     """Share of frames in which the sub-goals that the swap makes true are true of the colours shown [N].
 
-    LV_shown of specs section 5.5 where detector and orchestrator are always right.  Frames without such a sub-goal do
-    not count; a clip of such frames alone gives NaN.
+    LV_shown (``editing/validity.py``) where detector and orchestrator are always right.  Frames without such a
+    sub-goal do not count; a clip of such frames alone gives NaN.
     """
     table = jax.vmap(jax.vmap(lambda q, colors: caption_truth(relations_of(q), colors)))
     same = lambda colors: jnp.broadcast_to(colors[:, None], (*qpos.shape[:2], 3))
@@ -195,10 +195,9 @@ def main(config: Config) -> None:
 def write(config: Config, results: dict, films: list) -> None:
     """results.json, report.html, and the table on the terminal."""
     directory = Path(config.directory)
-    directory.mkdir(parents=True, exist_ok=True)
     clean = jax.tree.map(lambda x: None if isinstance(x, float) and np.isnan(x) else x, results)
-    clean = {"config": repr(config), "editors": clean}
-    (directory / "results.json").write_text(json.dumps(clean, indent=1))
+    clean = {"config": repr(config), "editors": clean, "made": provenance()}
+    write_json(directory / "results.json", clean)
     table, lines = Table("editor", *COLUMNS.values()), []
     for name, metrics in results.items():
         cells = [

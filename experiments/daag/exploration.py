@@ -1,4 +1,4 @@
-"""Episodes until a new task is mastered, with and without hindsight augmentation (DAAG's second claim; specs 3.3).
+"""Episodes until a new task is mastered, with and without hindsight augmentation (DAAG's second claim).
 
     python -m experiments.daag.exploration                  # about 4 h on two CPU cores
     python -m experiments.daag.exploration --preset smoke   # 8 min
@@ -33,6 +33,7 @@ from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.scores import episodes_to, paired_difference
 from daag_jax.training.checkpoint import Checkpoints
 from daag_jax.training.devices import every_core_a_device
+from experiments.records import provenance, write_json
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def report(config: Config, runs: dict[str, list[list[dict]]]) -> None:
         results["episodes, hindsight minus subgoals"] = list(difference)
     results["curves"] = {arm: found.tolist() for arm, found in curves.items()}
     directory = Path(config.directory)
-    (directory / "results.json").write_text(json.dumps(results, indent=1))
+    write_json(directory / "results.json", results | {"made": provenance()})
     lines = {ARM_NAMES[arm]: (grid, found) for arm, found in curves.items()}
     drawn = html.figure(figures.curves(lines, title=config.setup.tasks[0], limits=(0, 1)))
     page = html.Page("Exploration", [html.Section("Success without exploration", [drawn])])

@@ -1,4 +1,4 @@
-"""Can edits replace real examples of a novel task for the reward detector?  (DAAG's first claim; specs section 3.3)
+"""Can edits replace real examples of a novel task for the reward detector?  (DAAG's first claim)
 
     python -m experiments.daag.reward_detector                  # about 20 min on two CPU cores
     python -m experiments.daag.reward_detector --preset smoke   # 3 min
@@ -24,6 +24,7 @@ import tyro
 from daag_jax.agent.setup import SetupConfig, prepare
 from daag_jax.evaluation.scores import interquartile_mean, paired_difference
 from daag_jax.training.devices import every_core_a_device
+from experiments.records import provenance, write_json
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def main(config: Config) -> None:
         "edits over oracle": float(np.mean(found["edits"]) / np.mean(found["oracle"])),
         "seeds": found,
     }
-    (directory / "results.json").write_text(json.dumps(results, indent=1))
+    write_json(directory / "results.json", results | {"made": provenance()})
     print(json.dumps({k: v for k, v in results.items() if k != "seeds"}))
 
 

@@ -1,16 +1,16 @@
-"""What each loss does near a manifold: the toy experiments of Diffusion-BC (specs/dbc.md sections 1.4, 3.5).
+"""What each loss does near a manifold: the toy experiments of Diffusion-BC (arXiv 2302.13335).
 
     python -m experiments.dbc.manifold                     # not measured; --toys modes: 8 min on two cores
     python -m experiments.dbc.manifold --preset smoke      # minutes
 
-Three claims, each with BC, DBC and the model's term alone:
+Three worlds, each with BC, DBC and the model's term alone:
 
     goals      an open maze, one start, goals in a row of which a part is shown: what does conditioning generalise to?
     loop       noise-free, open-loop demonstrations of one square: a curve of one dimension in eight
-    modes      pairs (s, a) with a = +1 or -1 at random: BC's answer is the mean, the model's a mode
+    modes      pairs (s, a) with a = +1 or -1 at random: BC's answer is the mean; is the model's a mode?
 
 "loop" is repeated with noise on the demonstrated pairs.  Expect DBC near BC on goals, and the model alone to leave the
-loop unless noise thickens it; on modes the term alone came near the mean, not to a mode (RESULTS.md).
+loop unless noise thickens it; on modes the term alone led near the mean.
 """
 
 from __future__ import annotations

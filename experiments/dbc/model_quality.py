@@ -34,6 +34,7 @@ from daag_jax.evaluation.studies import estimate
 from experiments.dbc.arms import dbc_config, run_of, train_guides
 from experiments.dbc.problems import Loaded, held_out
 from experiments.dbc.study import Options
+from experiments.records import provenance, write_json
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)
 
@@ -132,8 +133,7 @@ def told_apart(
 
 def report(rows: list[dict], folder: Path) -> None:
     """The table, ``results.json`` and a page with matrices of AUC."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"rows": rows}, indent=1))
+    write_json(folder / "results.json", {"rows": rows, "made": provenance()})
     table = Table("problem", "model", "times", "perturbation", "AUC", "95 %", "paired")
     for row in rows:
         times = "{:g} to {:g}".format(*row["times"])

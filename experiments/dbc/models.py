@@ -1,4 +1,4 @@
-"""Which generative model should guide: diffusion, flow, energy, VAE or GAN, with and without BC (specs/dbc.md 3.3).
+"""Which generative model should guide: diffusion, flow, energy, VAE or GAN, with and without BC (arXiv 2302.13335).
 
     python -m experiments.dbc.models                     # EBM over an hour, the others some 45 min on two cores
     python -m experiments.dbc.models --preset smoke      # minutes

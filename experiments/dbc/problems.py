@@ -1,7 +1,7 @@
-"""The problems of Diffusion-BC: a world, its demonstrations, and the sizes of what learns them (specs/dbc.md).
+"""The problems of Diffusion-BC: a world, its demonstrations, and the sizes of what learns them (arXiv 2302.13335).
 
 ``paper`` holds the released sizes; ``cpu`` fits two cores: fewer updates at higher learning rates, chosen for
-behaviour cloning alone, on seeds that are not reported; ``smoke`` shows that everything runs.
+behaviour cloning alone, on seeds (100 and up) that are not those of the tables; ``smoke`` shows that everything runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much the guidance may weigh: success over lambda (the sweep of specs/dbc.md section 1.6).
+"""How much the guidance may weigh: success over lambda (arXiv 2302.13335).
 
     python -m experiments.dbc.weight                     # about 45 min on one core, eight arms
     python -m experiments.dbc.weight --preset smoke      # minutes

@@ -3,7 +3,7 @@
 #
 #   experiments/launch/tpu_pod.sh create NAME v5litepod-16 us-west4-a     # makes the slice
 #   experiments/launch/tpu_pod.sh setup  NAME us-west4-a                  # copies what is committed and installs it everywhere
-#   experiments/launch/tpu_pod.sh run    NAME us-west4-a daag train dbc /mnt/runs/maze --fit.directory /mnt/runs/dbc
+#   experiments/launch/tpu_pod.sh run    NAME us-west4-a daag train bc /mnt/runs/maze --fit.directory /mnt/runs/bc
 #   experiments/launch/tpu_pod.sh delete NAME us-west4-a
 #
 # Every host runs the same command; jax.distributed finds the others by itself.  The run's folder must be one that all

@@ -1,4 +1,4 @@
-"""Whether the mazes are D4RL's: what its controllers and a random policy are paid (specs/survey.md sections 0.1, 4.1).
+"""Whether the mazes are D4RL's: what its controllers and a random policy are paid.
 
     python -m experiments.planning.controllers                 # a few minutes on one core
 
@@ -22,7 +22,7 @@ from daag_jax.envs.experts.maze import straight, waypoints
 from daag_jax.envs.tasks.maze import Maze
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.outcomes import attempts, evaluate_policy
-from experiments.records import provenance
+from experiments.records import provenance, write_json
 
 POLICIES = ("random", "straight", "waypoints")
 
@@ -62,10 +62,8 @@ def main(config: Config) -> dict:
             mean, error = float(returns.mean()), float(returns.std() / num**0.5)
             found[f"{layout}, {policy}"] = {"mean": mean, "standard error": error}
             print(f"{layout}, {policy}: {mean:.1f} +- {error:.1f}", flush=True)
-    folder = Path(config.directory) / config.preset / "controllers"
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"returns": found, "episodes": num, "made": provenance()}
-    (folder / "results.json").write_text(json.dumps(content, indent=1))
+    path = Path(config.directory) / config.preset / "controllers" / "results.json"
+    write_json(path, {"returns": found, "episodes": num, "made": provenance()})
     print(json.dumps(found))
     return found
 

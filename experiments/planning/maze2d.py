@@ -1,4 +1,4 @@
-"""Maze2D and Multi2D: what Diffuser scores, by the protocol that draws and follows its plans (specs/survey.md 4.1).
+"""Maze2D and Multi2D: what Diffuser scores, by the protocol that draws and follows its plans.
 
     python -m experiments.planning.maze2d                    # an hour on two CPU cores; states are kept
     python -m experiments.planning.maze2d --preset smoke     # a minute or two

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daag_jax.names import check_name
-from experiments.records import provenance
+from experiments.records import provenance, write_json
 from experiments.scaling.programs import PROGRAMS
 
 
@@ -90,9 +90,8 @@ def main(config: Config) -> dict[str, dict[str, float]]:
             found[program][str(shape)] = worst
             said = "passes" if worst <= config.tolerance else "FAILS"
             print(f"{program}, {shape}: {worst:.2g} {said}", flush=True)
-    (config.directory / "results.json").write_text(
-        json.dumps({"differences": found, "made": provenance()}, indent=1)
-    )
+    content = {"differences": found, "made": provenance()}
+    write_json(config.directory / "results.json", content)
     table = Table("program", *config.shapes, title="largest relative difference from one device")
     for program, row in found.items():
         table.add_row(program, *(f"{row[s]:.2g}" if s in row else "" for s in config.shapes))

@@ -15,7 +15,6 @@ A run passes when every leaf of its last state has the bits of the run that nobo
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
@@ -35,7 +34,7 @@ from rich.table import Table
 
 from daag_jax.training import checkpoint
 from daag_jax.training.report import read_metrics
-from experiments.records import provenance
+from experiments.records import provenance, write_json
 
 DIED = {-signal.SIGKILL, 75}  # exit codes of a run that was killed in time
 
@@ -196,7 +195,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         rows.append(row)
         print(row, flush=True)
         content = {"rows": rows, "seconds between checkpoints": seconds, "made": provenance()}
-        (config.directory / "results.json").write_text(json.dumps(content, indent=1))
+        write_json(config.directory / "results.json", content)
     table = Table(
         "killed by",
         "runs",

@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_demonstrations():
     assert not np.array_equal(one.actions, demonstrations(env, waypoints(env), 4, 4, 8).actions)
 
 
-D4RL = {  # returns: random policy, stale controller, correct one (specs/survey.md sections 0.1 and 4.1)
+D4RL = {  # returns: random policy, stale controller, correct one
     "umaze": (23.85, 161.86, 224.4),
     "medium": (13.13, 277.39, 419.5),
     "large": (6.7, 273.99, 548.6),

@@ -1,7 +1,7 @@
 """Generative models of expert pairs (s, a), as guides of a policy: how much less likely is what it does?
 
 Each has ``learn``, one step of training on expert pairs, and ``losses``, of the policy's and of the expert's actions,
-whose difference falls as the policy's become more likely (specs/dbc.md sections 1 and 1.6):
+whose difference falls as the policy's become more likely (arXiv 2302.13335):
 
     diffusion   L(s, a) = |noise - network(alpha [s; a] + sigma noise, t)|^2     L(s, pi) - L(s, a)
     flow        the same with x0 and noise joined by a straight line (Liu et al. 2022); network predicts the velocity

@@ -2,8 +2,8 @@
 
 A plan is a trajectory of states, ``stride`` steps of the world apart, of which the first is the present one.  What
 turns it into actions is a *follower*: it sees the present state and the plan, and nothing of the world.  In the
-published protocol of Diffuser on Maze2D the follower, a proportional-derivative law, does much of the work
-(specs/survey.md sections 0.1 and 2.3); hence it is a part of its own, and every score names it:
+published protocol of Diffuser on Maze2D the follower, a proportional-derivative law, does much of the work;
+hence it is a part of its own, and every score names it:
 
     actions    the planned action (Janner et al. 2022 on locomotion, where every step is planned anew)
     pd         a = (x' - x) + (v' - v)  to the planned state of the next step (Diffuser's release on Maze2D)

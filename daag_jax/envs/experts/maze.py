@@ -1,8 +1,8 @@
-"""The demonstrator of the mazes: from cell to cell along the shortest way (specs/dbc.md section 6.1).
+"""The demonstrator of the mazes: from cell to cell along the shortest way (arXiv 2302.13335, D4RL).
 
     a = clip(10 (w - x) - v),   executed and recorded: clip(a + 0.5 N(0, I))
 
-``wander`` makes D4RL's data with the same controller: from goal to goal, without a pause (specs/survey.md section 4.1).
+``wander`` makes D4RL's data with the same controller: from goal to goal, without a pause.
 
 Waypoints w are the cells of the way, each but the last moved by -U(0, 0.2) along both axes; the next one counts within
 0.1 m.  A demonstration ends within 0.1 m of the goal's cell and lasts between 76 and 599 steps.
@@ -88,7 +88,7 @@ def straight(env: Maze) -> Expert:
     """Steers at the goal whatever stands between: D4RL's controller from its second episode on.
 
     D4RL's reference script never resets its controller, so that the returns which normalise its scores (Maze2D's "100")
-    are probably those of this one: 162, 277, 274 there, 173, 256, 287 here (specs/survey.md section 0.1).
+    are probably those of this one: 162, 277, 274 there, 173, 256, 287 here.
     """
 
     def act(memory: tuple, state: State, key: Key) -> tuple[Array, tuple]:

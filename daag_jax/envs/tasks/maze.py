@@ -1,4 +1,4 @@
-"""PointMaze: a ball is pushed to a goal through a maze (D4RL, arXiv 2004.07219; specs/dbc.md section 2.1).
+"""PointMaze: a ball is pushed to a goal through a maze (D4RL, arXiv 2004.07219).
 
     observation   x, y [m], vx, vy [m/s], goal x, goal y [m];  action   force along x and y in [-1, 1], 100 N at 1
 

@@ -1,4 +1,4 @@
-"""RGB stacking: three cubes, a Cartesian gripper, sentences for tasks (specs/daag.md section 2.2).
+"""RGB stacking: three cubes, a Cartesian gripper, sentences for tasks (arXiv 2407.20798).
 
 Two action modes:
 
