@@ -4,7 +4,8 @@
     python -m benchmarks.editor                       # two CPU cores, float32: about 8 min
     python -m benchmarks.editor --dtype bfloat16 --torch-compile --frames 16 --steps 20        # a GPU
 
-Both sides hold the same random weights and take turns; the figure is the median over the rounds.
+Both sides hold the same random weights and take turns in one process, for their results are compared; the figure is the
+median over the rounds.
 
     unet    one call: latents of 64 x 64 (512 px), one image, 77 tokens
     edit    a clip at 512 px: ControlNet for depth, classifier-free guidance, ``steps`` of DDIM, decoded to pixels;
@@ -34,6 +35,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.sides import ceiling
 from daag_jax.editing.editor import make_editor
 from daag_jax.editing.editor_config import Clip, EditorConfig, EditorParams, EditorSpec, Prompts
 from daag_jax.names import check_name
@@ -51,6 +53,7 @@ except ModuleNotFoundError:
 SIZE, LATENT, TOKENS, WIDTH = 512, 64, 77, SD15_UNET.cross_attention_dim
 GUIDANCE = 7.5
 UNET_FLOP = 803.3e9  # 677.2 of convolutions and products (PyTorch's counter), 126.1 of attention
+Sides = dict[str, Callable[[], np.ndarray]]  # functions that return when their result is there
 SHAPES = {
     "unet": (weights.unet_shapes, SD15_UNET),
     "controlnet": (weights.controlnet_shapes, SD15_CONTROLNET),
@@ -74,33 +77,16 @@ class Config:
             check_name("part", part, PARTS)
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the two: its name, and a function that returns when its result is there."""
-
-    name: str
-    call: Callable[[], np.ndarray]
-
-
-def take_turns(sides: list[Side], rounds: int) -> dict[str, tuple[float, np.ndarray]]:
+def take_turns(sides: Sides, rounds: int) -> dict[str, tuple[float, np.ndarray]]:
     """Median seconds and last result of each side, after a first call that is not counted."""
-    seconds, results = {side.name: [] for side in sides}, {}
+    seconds, results = {name: [] for name in sides}, {}
     for turn in range(rounds + 1):
-        for side in sides:
+        for name, call in sides.items():
             began = time.perf_counter()
-            results[side.name] = side.call()
+            results[name] = call()
             if turn:
-                seconds[side.name].append(time.perf_counter() - began)
+                seconds[name].append(time.perf_counter() - began)
     return {name: (float(np.median(own)), results[name]) for name, own in seconds.items()}
-
-
-def matrix_ceiling(dtype: str) -> float:
-    """FLOP per second of a large matrix product."""
-    size = 4096
-    square = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a: a @ a)
-    side = Side("product", lambda: jax.block_until_ready(product(square)))
-    return 2 * size**3 / take_turns([side], 5)["product"][0]
 
 
 def networks(folder: Path) -> dict:
@@ -152,7 +138,7 @@ def to_peer(config: Config, network, array: np.ndarray):
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, dtype)
 
 
-def unet_sides(config: Config, folder: Path, made: dict) -> list[Side]:
+def unet_sides(config: Config, folder: Path, made: dict) -> Sides:
     """One call of the UNet."""
     random = np.random.default_rng(1)
     latents = random.standard_normal((1, LATENT, LATENT, 4), np.float32)
@@ -161,7 +147,7 @@ def unet_sides(config: Config, folder: Path, made: dict) -> list[Side]:
     unet = UNet(SD15_UNET, jnp.dtype(config.dtype))
     call = jax.jit(lambda *inputs: unet.apply({"params": inputs[0]}, *inputs[1:]))
     inputs = (params, jnp.asarray(latents), jnp.array([500]), jnp.asarray(context)[:, None])
-    sides = [Side("ours", lambda: np.asarray(call(*inputs), np.float32))]
+    sides = {"ours": lambda: np.asarray(call(*inputs), np.float32)}
     if made:
         peer = on_peer(config, made["unet"])
         x, text = (to_peer(config, peer, array) for array in (latents, context))
@@ -171,11 +157,11 @@ def unet_sides(config: Config, folder: Path, made: dict) -> list[Side]:
             out = peer(x, torch.tensor([500], device=x.device), text).sample
             return np.moveaxis(out.float().cpu().numpy(), 1, -1)
 
-        sides.append(Side("diffusers", theirs))
+        sides["diffusers"] = theirs
     return sides
 
 
-def edit_sides(config: Config, folder: Path, made: dict) -> list[Side]:
+def edit_sides(config: Config, folder: Path, made: dict) -> Sides:
     """A whole edit of a clip."""
     random = np.random.default_rng(2)
     frames, pixels = config.frames, (config.frames, SIZE, SIZE)
@@ -200,9 +186,9 @@ def edit_sides(config: Config, folder: Path, made: dict) -> list[Side]:
     said = Prompts(jnp.asarray(np.stack([texts[0], texts[0]]))[None], jnp.asarray(texts[1]))
     run = jax.jit(make_editor(edit, spec))
     args = (params, clip, said, jnp.array([[False]]), jax.random.key(0))
-    sides = [Side("ours", lambda: np.asarray(run(*args))[0])]
+    sides = {"ours": lambda: np.asarray(run(*args))[0]}
     if made:
-        sides.append(Side("diffusers", pipeline_call(config, made, depth, texts)))
+        sides["diffusers"] = pipeline_call(config, made, depth, texts)
     return sides
 
 
@@ -241,7 +227,7 @@ def main(config: Config) -> None:
         folder = Path(name)
         made = networks(folder)
         found = {"device": device, "dtype": config.dtype, "unet_flop": UNET_FLOP}
-        found["ceiling_flops"] = matrix_ceiling(config.dtype)
+        found["ceiling_flops"] = ceiling(4096, config.dtype)
         table = Table("part", "side", "seconds", "rate", "beside diffusers")
         for part in config.parts:
             times = take_turns(

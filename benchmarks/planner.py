@@ -20,24 +20,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import Array, PyTree
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.sides import Calls, Side, ceiling, fill_compilation_cache, take_turns
-from daag_jax.algorithms.diffuser import DiffuserConfig, diffuser, planning_function
+from benchmarks.sides import Call, Calls, Facts, Side, ceiling, fill_compilation_cache, take_turns
+from daag_jax.algorithms.diffuser import (
+    DiffuserConfig,
+    DiffuserState,
+    diffuser,
+    planning_function,
+)
 from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
 from daag_jax.training.devices import every_core_a_device, mesh_for_batch, replicate
 from daag_jax.types import Batch, Context, Spec
 
 OBSERVATION, ACTION, HORIZON, BATCH, STEPS = 17, 6, 32, 64, 20
+SPEC, DIM = Spec(OBSERVATION, ACTION), OBSERVATION + ACTION
 WIDTHS = (32, 64, 128, 256)
 CANDIDATES, MANY = 64, 50  # of one world, and the worlds of "3,200"
 GUIDE = 0.3
@@ -71,67 +78,77 @@ def configuration() -> DiffuserConfig:
     )
 
 
-def ours(with_many: bool) -> tuple[Calls, dict[str, float]]:
-    """Calls that wait for their result, and facts: parameters and FLOPs."""
-    every_core_a_device()
-    config, spec = configuration(), Spec(OBSERVATION, ACTION)
-    random = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
+def normal(*shape: int) -> Array:
+    """The same numbers at every call."""
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def count(params: PyTree) -> float:
+    """Parameters."""
+    return float(sum(leaf.size for leaf in jax.tree.leaves(params)))
+
+
+def update_call(config: DiffuserConfig) -> tuple[Call, float]:
+    """An update that waits for its metrics, and its FLOPs."""
+    algorithm, key = diffuser(config, SPEC), jax.random.key(0)
     batch = Batch(
         normal(BATCH, HORIZON, OBSERVATION),
         normal(BATCH, HORIZON, ACTION),
         normal(BATCH, HORIZON),
         jnp.ones((BATCH, HORIZON), bool),
     )
-    calls, facts = {}, {}
+    held = [jax.jit(algorithm.init)(key)]
+    compiled = jax.jit(algorithm.update, donate_argnums=0).lower(held[0], batch, key).compile()
 
-    def updates(name: str, config: DiffuserConfig) -> Callable[[], None]:
-        algorithm = diffuser(config, spec)
-        key = jax.random.key(0)
-        held = [jax.jit(algorithm.init)(key)]
-        compiled = jax.jit(algorithm.update, donate_argnums=0).lower(held[0], batch, key).compile()
-        facts[f"flops of {name}"] = float(compiled.cost_analysis()["flops"])
+    def update() -> None:
+        held[0], metrics = compiled(held[0], batch, key)
+        jax.block_until_ready(metrics)
 
-        def update() -> None:
-            held[0], metrics = compiled(held[0], batch, key)
-            jax.block_until_ready(metrics)
+    return update, float(compiled.cost_analysis()["flops"])
 
-        return update
 
-    def plans(config: DiffuserConfig, worlds: int) -> Callable[[], None]:
-        make = jax.jit(planning_function(config, spec), static_argnums=2)
-        key, context = jax.random.key(0), Context(normal(worlds, 1, OBSERVATION))
-        candidates = worlds * config.drawing.candidates
-        mesh = mesh_for_batch(candidates, devices=jax.local_devices())
-        given = replicate((state, context, key), mesh)
+def plan_call(config: DiffuserConfig, state: DiffuserState, worlds: int) -> Call:
+    """Plans of so many worlds, candidates divided among the devices, that wait for their result."""
+    make = jax.jit(planning_function(config, SPEC), static_argnums=2)
+    candidates = worlds * config.drawing.candidates
+    mesh = mesh_for_batch(candidates, devices=jax.local_devices())
+    given = (state, Context(normal(worlds, 1, OBSERVATION)), jax.random.key(0))
+    state, context, key = replicate(given, mesh)
 
-        def plan() -> None:
-            with jax.set_mesh(mesh):
-                jax.block_until_ready(make(*given[:2], None, given[2]))
+    def plan() -> None:
+        with jax.set_mesh(mesh):
+            jax.block_until_ready(make(state, context, None, key))
 
-        return plan
+    return plan
 
-    calls["update"] = updates(
-        "update", replace(config, value_widths=(), drawing=DrawingConfig(num_inference_steps=STEPS))
-    )
-    calls["update, with value"] = updates("update, with value", config)
-    state = jax.jit(diffuser(config, spec).init)(jax.random.key(0))
-    count = lambda params: float(sum(leaf.size for leaf in jax.tree.leaves(params)))
-    facts |= {"parameters": count(state.net.params), "of value": count(state.value.params)}
+
+def ours(with_many: bool) -> tuple[Calls, Facts]:
+    """Calls that wait for their result, and facts: parameters and FLOPs."""
+    every_core_a_device()
+    config = configuration()
+    alone = replace(config, value_widths=(), drawing=DrawingConfig(num_inference_steps=STEPS))
     guided = replace(config, guide_scale=GUIDE, guide_steps=1)
-    calls["64 plans"] = plans(config, 1)
-    calls["64 plans, guided"] = plans(guided, 1)
+    few = replace(config, drawing=DrawingConfig("ddim", num_inference_steps=5))
+    state = jax.jit(diffuser(config, SPEC).init)(jax.random.key(0))
+    calls, facts = (
+        {},
+        {"parameters": count(state.net.params), "of value": count(state.value.params)},
+    )
+    for row, one in {"update": alone, "update, with value": config}.items():
+        calls[row], facts[f"flops of {row}"] = update_call(one)
+    calls["64 plans"] = plan_call(config, state, 1)
+    calls["64 plans, guided"] = plan_call(guided, state, 1)
     if with_many:
         calls |= {
-            row: plans(one, MANY) for row, one in zip(MANY_ROWS, (config, guided), strict=True)
+            row: plan_call(one, state, MANY)
+            for row, one in zip(MANY_ROWS, (config, guided), strict=True)
         }
-    few = DrawingConfig("ddim", num_inference_steps=5)
-    calls["five steps, one candidate"] = plans(replace(config, drawing=few), 1)
+    calls["five steps, one candidate"] = plan_call(few, state, 1)
     return calls, facts
 
 
-def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
-    """CleanDiffuser's, as its pipeline for locomotion calls it."""
+def peer_agent(path: str, device: str) -> tuple[Any, Facts]:
+    """CleanDiffuser's Diffuser, as its pipeline for locomotion makes it, and its parameters."""
     sys.path.insert(0, path)
     import torch
     from cleandiffuser.classifier import CumRewClassifier
@@ -139,13 +156,10 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
     from cleandiffuser.nn_classifier import HalfJannerUNet1d
     from cleandiffuser.nn_diffusion import JannerUNet1d
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    dim = OBSERVATION + ACTION
     sizes = {"model_dim": 32, "emb_dim": 32, "dim_mult": [1, 2, 2, 2]}
-    net = JannerUNet1d(dim, kernel_size=5, **sizes)
-    value = HalfJannerUNet1d(HORIZON, dim, out_dim=1, kernel_size=3, **sizes)
-    fix = torch.zeros((HORIZON, dim))
+    net = JannerUNet1d(DIM, kernel_size=5, **sizes)
+    value = HalfJannerUNet1d(HORIZON, DIM, out_dim=1, kernel_size=3, **sizes)
+    fix = torch.zeros((HORIZON, DIM))
     fix[0, :OBSERVATION] = 1.0
     agent = DiscreteDiffusionSDE(
         net,
@@ -156,9 +170,18 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
         predict_noise=False,
         device=device,
     )
-    x, target = (
-        torch.randn(*shape, device=device) for shape in ((BATCH, HORIZON, dim), (BATCH, 1))
-    )
+    count = lambda net: float(sum(p.numel() for p in net.parameters()))
+    return agent, {"parameters": count(net), "of value": count(value)}
+
+
+def theirs(path: str, with_many: bool) -> tuple[Calls, Facts]:
+    """CleanDiffuser's calls, as its pipeline for locomotion makes them."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    agent, facts = peer_agent(path, device)
+    x, target = (torch.randn(shape, device=device) for shape in ((BATCH, HORIZON, DIM), (BATCH, 1)))
 
     def update() -> None:
         agent.train()
@@ -170,19 +193,13 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
         agent.update_classifier(x, target)
         wait()
 
-    def plans(num: int, weight: float, steps: int = STEPS, solver: str = "ddpm") -> Callable:
-        prior = torch.zeros((num, HORIZON, dim), device=device)
+    def plans(num: int, weight: float, steps: int = STEPS, solver: str = "ddpm") -> Call:
+        prior = torch.zeros((num, HORIZON, DIM), device=device)
+        asked = {"n_samples": num, "sample_steps": steps, "w_cg": weight, "temperature": 0.5}
 
         def plan() -> None:
             agent.eval()
-            agent.sample(
-                prior,
-                solver=solver,
-                n_samples=num,
-                sample_steps=steps,
-                w_cg=weight,
-                temperature=0.5,
-            )
+            agent.sample(prior, solver=solver, **asked)
             wait()
 
         return plan
@@ -197,8 +214,7 @@ def theirs(path: str, with_many: bool) -> tuple[Calls, dict[str, float]]:
         many = CANDIDATES * MANY
         calls |= {row: plans(many, w) for row, w in zip(MANY_ROWS, (0.0, GUIDE), strict=True)}
     calls["five steps, one candidate"] = plans(1, 0.0, 5, "ddim")
-    count = lambda net: float(sum(p.numel() for p in net.parameters()))
-    return calls, {"parameters": count(net), "of value": count(value)}
+    return calls, facts
 
 
 def main(config: Config) -> None:

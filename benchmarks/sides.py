@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Calls = Mapping[str, Callable[[], None]]
+Call = Callable[[], None]
+Calls = Mapping[str, Call]
 Facts = Mapping[str, float]
 Make = Callable[..., tuple[Calls, Facts]]
 LEAST = 0.5  # seconds of a round: shorter calls are repeated
-SIZE = 2048  # of the product of matrices that says what the machine can do
 
 
-def seconds(run: Callable[[], None]) -> float:
+def seconds(run: Call) -> float:
     """Of one call."""
     began, calls = time.perf_counter(), 0
     while calls == 0 or (time.perf_counter() - began < LEAST and calls < 50):
@@ -109,11 +109,10 @@ def take_turns(
     return medians
 
 
-def ceiling() -> float:
-    """FLOP per second of a product of matrices."""
-    x = jnp.ones((SIZE, SIZE))
+def ceiling(size: int = 2048, dtype: str = "float32") -> float:
+    """FLOP per second of a product of square matrices, the fastest of five rounds: what the machine can do."""
+    x = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(x, x))
-    return (
-        2 * SIZE**3 / min(seconds(lambda: jax.block_until_ready(product(x, x))) for _ in range(5))
-    )
+    call = lambda: jax.block_until_ready(product(x, x))
+    call()
+    return 2 * size**3 / min(seconds(call) for _ in range(5))
