@@ -5,7 +5,7 @@
 
 Objects and goals of the demonstrations lie in boxes of size k = 1.  The paper has BC at 92, 92, 86, 78, 67 percent on
 Pick and DBC at 100, 98, 92, 83, 74.  With the model of the preset ``cpu`` DBC was below a tuned BC from k = 1.25 on;
-with a larger one (``--density-width 512``) it was above at k = 1.25.
+with a larger one (see ``.weight``) it was above at k = 1.25.
 """
 
 from __future__ import annotations
