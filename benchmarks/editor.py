@@ -26,8 +26,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer shares the device
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +75,7 @@ class Config:
             check_name("part", part, PARTS)
 
 
-def take_turns(sides: Sides, rounds: int) -> dict[str, tuple[float, np.ndarray]]:
+def in_turn(sides: Sides, rounds: int) -> dict[str, tuple[float, np.ndarray]]:
     """Median seconds and last result of each side, after a first call that is not counted."""
     seconds, results = {name: [] for name in sides}, {}
     for turn in range(rounds + 1):
@@ -230,7 +228,7 @@ def main(config: Config) -> None:
         found["ceiling_flops"] = ceiling(4096, config.dtype)
         table = Table("part", "side", "seconds", "rate", "beside diffusers")
         for part in config.parts:
-            times = take_turns(
+            times = in_turn(
                 PARTS[part](config, folder, made), config.rounds if part == "unet" else 2
             )
             for side, (seconds, result) in times.items():

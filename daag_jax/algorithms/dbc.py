@@ -38,16 +38,14 @@ CLIPS = ("batch", "sample", "none")
 
 @dataclass(frozen=True)
 class DbcConfig:
-    """Fields of Diffusion-BC; defaults are those of Maze in the release."""
+    """Fields of Diffusion-BC; defaults are those of Maze in the release, where ``pretrain_steps`` are 1,160,000."""
 
     policy: BcConfig = paper_policy((256, 256, 256), 5e-5, 0)
     density: DensityConfig = DensityConfig()
     weight: float = 30.0  # lambda_DM
     bc_weight: float = 1.0
     clip: str = "batch"  # or "sample", "none"
-    pretrain_steps: int = (
-        20_000  # of the model alone, first; 0: a trained one is put into the state
-    )
+    pretrain_steps: int = 20_000  # of the model alone; 0: a trained one is put into the state
 
     def __post_init__(self):
         check_name("clip", self.clip, CLIPS)

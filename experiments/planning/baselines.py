@@ -5,8 +5,8 @@
 
 All learn from the transitions of ``experiments.planning.mazes`` with the rewards of the layout's one goal, at their
 published settings, observations standardised; the preset ``cpu`` takes a fiftieth of the published updates.
-What an earlier call has scored is read.  Expect D4RL scores near 0 for cloning and below 40 for the others, against 130
-and more for the planner.
+What an earlier call has scored is read.  Expect mean D4RL scores near 0 for cloning and below 40 for the others,
+against 130 and more for the planner.
 """
 
 from __future__ import annotations

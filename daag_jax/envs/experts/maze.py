@@ -1,4 +1,4 @@
-"""The demonstrator of the mazes: from cell to cell along the shortest way (arXiv 2302.13335, D4RL).
+"""The demonstrator of the mazes: from cell to cell along the shortest way (D4RL; arXiv 2302.13335).
 
     a = clip(10 (w - x) - v),   executed and recorded: clip(a + 0.5 N(0, I))
 
