@@ -2,14 +2,20 @@
 
 import dataclasses
 import importlib
+import shlex
 import typing
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+import tyro
 
-from experiments.dbc import problems
+from experiments.dbc import arms, problems
 from experiments.dbc.study import Options
 from experiments.planning import baselines, mazes
+from experiments.pretrain import experts
+from experiments.pretrain.cards import command_of
 
 ROOT = Path(__file__).parent.parent
 MODULES = [
@@ -45,11 +51,30 @@ def test_benchmarks_can_be_imported(name):
         assert dataclasses.replace(module.Config()) == module.Config()
 
 
+def test_the_command_of_a_card_gives_its_configuration():
+    sac = experts.SacConfig(width=32, learning_rate=3e-4)
+    asked = experts.Config("walker2d", steps=1_200_000, stage="medium", sac=sac)
+    words = shlex.split(command_of("experiments.pretrain.experts", asked, "world"))
+    assert words[:4] == ["python", "-m", "experiments.pretrain.experts", "walker2d"]
+    assert tyro.cli(experts.Config, args=words[3:]) == asked
+
+
 def test_a_size_that_is_given_replaces_that_of_the_preset(tmp_path, monkeypatch):
     monkeypatch.setattr(problems, "DEMONSTRATIONS", tmp_path)
     preset = Options(preset="smoke").load("maze").sizes
     given = Options(preset="smoke", policy_steps=7, seeds=(3,)).load("maze").sizes
     assert given == dataclasses.replace(preset, policy_steps=7)
+
+
+def test_one_model_may_guide_all_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(problems, "DEMONSTRATIONS", tmp_path)
+    loaded = Options(preset="smoke", density_steps=2).load("maze")
+    guides = lambda *given: arms.train_guides(
+        loaded, arms.dbc_config(loaded.sizes, 1.0), arms.run_of(loaded.sizes, *given)
+    )
+    shared, own = guides((0, 1), str(tmp_path), 7), guides((7,), str(tmp_path))
+    for many, one in zip(jax.tree.leaves(shared), jax.tree.leaves(own), strict=True):
+        np.testing.assert_array_equal(many, np.repeat(one, 2, axis=0))
 
 
 def test_a_baseline_is_scored_once_for_each_setting(tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ class Run:
     seeds: tuple[int, ...]
     episodes: int  # of evaluation, per seed
     directory: str
+    model_seed: int | None = None  # of one model that guides all seeds; None: each has its own
     progress: bool = True
 
 
@@ -124,6 +125,9 @@ def in_units(loaded: Loaded, algorithm: Algorithm) -> Algorithm:
 
 def train_guides(loaded: Loaded, config: DbcConfig, run: Run) -> Trainable:
     """The models of expert pairs, one per seed, leading axis S; from disk where they lie there."""
+    if run.model_seed is not None:
+        one = train_guides(loaded, config, replace(run, seeds=(run.model_seed,), model_seed=None))
+        return jax.tree.map(lambda x: jnp.repeat(x, len(run.seeds), axis=0), one)
     algorithm = in_units(loaded, density(config, loaded.env.spec))
     mark = digest(
         loaded, replace(config.density, **POLICY_STAGE), run.seeds, loaded.sizes.density_steps
@@ -215,9 +219,9 @@ def run_arm(
         "scores": per world a list over seeds; "lengths": means over all episodes; the last metrics of training.
     """
     worlds = {"": loaded.env} if worlds is None else worlds
-    path = (
-        Path(run.directory) / loaded.name / f"{digest(loaded, arm.key, arm.steps, run.seeds)}.json"
-    )
+    guided_by = () if arm.guide is None or run.model_seed is None else (run.model_seed,)
+    mark = digest(loaded, arm.key, arm.steps, run.seeds, *guided_by)
+    path = Path(run.directory) / loaded.name / f"{mark}.json"
     stored = json.loads(path.read_text()) if path.is_file() else {"worlds": {}}
     marks = {
         world: repr((env.config, run.episodes, EVALUATION_SEED)) for world, env in worlds.items()
@@ -255,6 +259,8 @@ def run_arms(
     return {name: run_arm(loaded, name, arm, run, worlds) for name, arm in arms.items()}
 
 
-def run_of(sizes: Sizes, seeds: Sequence[int], directory: str) -> Run:
+def run_of(
+    sizes: Sizes, seeds: Sequence[int], directory: str, model_seed: int | None = None
+) -> Run:
     """The seeds of a preset where none are named."""
-    return Run(tuple(seeds) or tuple(range(sizes.seeds)), sizes.episodes, directory)
+    return Run(tuple(seeds) or tuple(range(sizes.seeds)), sizes.episodes, directory, model_seed)

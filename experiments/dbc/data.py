@@ -58,7 +58,7 @@ def main(config: Config) -> Results:
             covered = config.load(name, demonstrated={"coverage": coverage})
             cases[f"{name}, {coverage:.0%} of the cells"] = covered
         for case, loaded in cases.items():
-            run = run_of(loaded.sizes, config.seeds, directory)
+            run = run_of(loaded.sizes, config.seeds, directory, config.model_seed)
             results[case] = run_arms(loaded, arms(loaded), run)
     write(results, "data", Path(directory) / "data")
     return results

@@ -144,7 +144,9 @@ def modes(sizes: Sizes, run: Run) -> dict[str, dict]:
 def main(config: Config) -> Results:
     sizes = config.resize(SIZES[config.preset])
     directory = f"{config.directory}/{config.preset}"
-    run = Run(config.seeds or tuple(range(sizes.seeds)), sizes.episodes, directory)
+    run = Run(
+        config.seeds or tuple(range(sizes.seeds)), sizes.episodes, directory, config.model_seed
+    )
     results: Results = {}
     num = 6 if config.preset == "smoke" else 60
     cases = [goals(sizes, num)] if "goals" in config.toys else []

@@ -99,7 +99,7 @@ def main(config: Config) -> dict:
     num, draws = (16, 8) if config.preset == "smoke" else (config.pairs, config.draws)
     for name in config.problems:
         seen, unseen = held_out(config.load(name))
-        run = run_of(seen.sizes, config.seeds, directory)
+        run = run_of(seen.sizes, config.seeds, directory, config.model_seed)
         pairs = pairs_of(unseen, num)
         for target in config.targets:
             base = dbc_config(seen.sizes, 1.0, target=target)

@@ -26,6 +26,7 @@ class Options:
     preset: Literal["paper", "cpu", "smoke"] = "cpu"
     problems: tuple[str, ...] = ("maze",)
     seeds: tuple[int, ...] = ()
+    model_seed: int | None = None  # one model guides all seeds, as in the release
     directory: str = "runs/experiments/dbc"
     policy_dims: tuple[int, ...] = ()
     policy_steps: int = 0
@@ -33,6 +34,7 @@ class Options:
     density_width: int = 0
     density_steps: int = 0
     density_rate: float = 0.0
+    weight: float = 0.0  # lambda_DM
     observation_noise: float = 0.0  # of BC and DBC
     observation_limit: float = 0.0  # deviations at which observations are cut
     episodes: int = 0  # of evaluation, per seed
@@ -64,7 +66,7 @@ def study(
     directory = str(Path(options.directory) / options.preset)
     for name in options.problems:
         loaded = options.load(name)
-        run = run_of(loaded.sizes, options.seeds, directory)
+        run = run_of(loaded.sizes, options.seeds, directory, options.model_seed)
         worlds = None if worlds_of is None else worlds_of(loaded)
         results[name] = run_arms(loaded, arms_of(loaded), run, worlds)
     write(results, title, Path(directory) / title, baseline)

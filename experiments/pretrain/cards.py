@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import jax
 
 FRAMES = "frames of `experiments.pretrain.frames`, rendered by the simulator; no outside data"
+
+
+def command_of(module: str, config: object, positional: str = "") -> str:
+    """The command line that gives ``config``: ``python -m module [positional] --flag value ..``.
+
+    Fields that have their default are left out; ``positional`` is the field without a flag.
+    """
+    words = ["python", "-m", module]
+    if positional:
+        words.append(str(getattr(config, positional)))
+    for name, value in changed(config, type(config)()):
+        if name != positional:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def changed(config: object, default: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Names, with dots, and values of the fields that differ from ``default``."""
+    for field in fields(config):
+        value, usual = getattr(config, field.name), getattr(default, field.name)
+        if is_dataclass(value):
+            yield from changed(value, usual, f"{prefix}{field.name}.")
+        elif value != usual:
+            yield f"{prefix}{field.name}", value
 
 
 def write_card(

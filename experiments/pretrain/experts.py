@@ -44,7 +44,7 @@ from daag_jax.names import check_name
 from daag_jax.networks.tensor_file import write
 from daag_jax.types import Key
 from experiments.pretrain.brax_worlds import Adapter, as_weights, wrapped
-from experiments.pretrain.cards import write_card
+from experiments.pretrain.cards import command_of, write_card
 
 ENOUGH = {  # success and return at which a training stops
     "halfcheetah": (0.0, 4758.0),  # mean return of the paper's demonstrations, recomputed from them
@@ -161,7 +161,7 @@ class Best:
             f"The demonstrator of the world `{config.world}`: the mean of a policy of soft actor-critic (brax), the "
             f"best of the evaluations, after {self.best_step} steps of the world; training ended after "
             f"{self.last_step} steps and {minutes:.0f} minutes.",
-            f"python -m experiments.pretrain.experts {config.world}",
+            command_of("experiments.pretrain.experts", config, "world"),
             config,
             scores,
             f"measured on {config.final_episodes} other episodes of the world",
@@ -206,8 +206,7 @@ class Met:
             f"Policies that soft actor-critic (brax) met in the world `{config.world}` until its mean return was a "
             f"third of D4RL's reference ({self.enough[1]:.0f}), with their deviations: of them "
             f"`{config.world}-medium-ours` and `{config.world}-medium-replay-ours` are made.",
-            f"python -m experiments.pretrain.experts {config.world} --stage medium "
-            f"--evaluations {config.evaluations}",
+            command_of("experiments.pretrain.experts", config, "world"),
             config,
             told,
             f"measured on {config.episodes} episodes of the world, acting with the mean",
