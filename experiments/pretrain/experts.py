@@ -1,14 +1,13 @@
 """Trains the demonstrator of a world, and writes ``daag_jax/assets/expert_WORLD.safetensors`` with its card.
 
-    python -m experiments.pretrain.experts halfcheetah
-    python -m experiments.pretrain.experts walker2d
     python -m experiments.pretrain.experts hopper
-    python -m experiments.pretrain.experts ant-reach
+    python -m experiments.pretrain.experts walker2d --steps 1200000 --evaluations 60 --sac.learning-rate 3e-4
     python -m experiments.pretrain.experts halfcheetah --preset smoke   # a minute; writes into the run folder only
     python -m experiments.pretrain.experts hopper --stage medium --evaluations 200
 
-The last form stops at a third of D4RL's reference, and writes the policies met until then, of which D4RL's medium and
-medium-replay data are made (``evaluation/offline_data.py``), as ``learning_WORLD.safetensors``.
+The whole command of each shipped expert is in its card.  ``--stage medium`` stops at a third of D4RL's reference, and
+writes the policies met until then, of which D4RL's medium and medium-replay data are made
+(``evaluation/offline_data.py``), as ``learning_WORLD.safetensors``.
 
 The trainer is brax's soft actor-critic, unchanged, on the world itself behind a small adapter.  On a CPU it beats PPO:
 C MuJoCo gives some 10^4 steps a second, and PPO wants 10^7 of them.  The best policy so far (by its mean action) is
