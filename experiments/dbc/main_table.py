@@ -6,7 +6,7 @@
 
 Every arm has the policy sizes and batches of its problem; implicit BC is given a box that holds the demonstrated
 actions.  A reproduction should have (success in percent): Maze BC 88 to 95, DBC 92 to 97; Pick at k = 1.25 BC 80 to 95,
-DBC 93 to 99, which the preset ``cpu`` misses.
+DBC 93 to 99.
 """
 
 from __future__ import annotations
