@@ -4,7 +4,7 @@
     python -m experiments.dbc.generalization --preset smoke      # minutes
 
 Objects and goals of the demonstrations lie in boxes of size k = 1.  The paper has BC at 92, 92, 86, 78, 67 percent on
-Pick and DBC at 100, 98, 92, 83, 74.  Expect DBC some ten points above BC at every k; with a model of 128 instead of 512
+Pick and DBC at 100, 98, 92, 83, 74.  Expect DBC seven to twelve points above BC; with a model of 128 instead of 512
 and a tuned BC it was below from k = 1.25 on.
 """
 
