@@ -68,11 +68,14 @@ def test_a_size_that_is_given_replaces_that_of_the_preset(tmp_path, monkeypatch)
 
 def test_one_model_may_guide_all_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(problems, "DEMONSTRATIONS", tmp_path)
-    loaded = Options(preset="smoke", density_steps=2).load("maze")
-    guides = lambda *given: arms.train_guides(
-        loaded, arms.dbc_config(loaded.sizes, 1.0), arms.run_of(loaded.sizes, *given)
-    )
-    shared, own = guides((0, 1), str(tmp_path), 7), guides((7,), str(tmp_path))
+
+    def guides(**given):
+        options = Options(preset="smoke", density_steps=2, directory=str(tmp_path), **given)
+        loaded = options.load("maze")
+        config = arms.dbc_config(loaded.sizes, 1.0)
+        return arms.train_guides(loaded, config, options.run(loaded.sizes))
+
+    shared, own = guides(seeds=(0, 1), model_seed=7), guides(seeds=(7,))
     for many, one in zip(jax.tree.leaves(shared), jax.tree.leaves(own), strict=True):
         np.testing.assert_array_equal(many, np.repeat(one, 2, axis=0))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -257,10 +257,3 @@ def run_arms(
 ) -> dict[str, dict[str, Any]]:
     """All arms, one after the other."""
     return {name: run_arm(loaded, name, arm, run, worlds) for name, arm in arms.items()}
-
-
-def run_of(
-    sizes: Sizes, seeds: Sequence[int], directory: str, model_seed: int | None = None
-) -> Run:
-    """The seeds of a preset where none are named."""
-    return Run(tuple(seeds) or tuple(range(sizes.seeds)), sizes.episodes, directory, model_seed)

@@ -17,7 +17,7 @@ from pathlib import Path
 import tyro
 
 from daag_jax.data.datasets import subset
-from experiments.dbc.arms import Arm, bc_arm, dbc_arm, run_arms, run_of
+from experiments.dbc.arms import Arm, bc_arm, dbc_arm, run_arms
 from experiments.dbc.problems import Loaded, weight_of, with_episodes
 from experiments.dbc.study import Options, Results, write
 
@@ -58,8 +58,7 @@ def main(config: Config) -> Results:
             covered = config.load(name, demonstrated={"coverage": coverage})
             cases[f"{name}, {coverage:.0%} of the cells"] = covered
         for case, loaded in cases.items():
-            run = run_of(loaded.sizes, config.seeds, directory, config.model_seed)
-            results[case] = run_arms(loaded, arms(loaded), run)
+            results[case] = run_arms(loaded, arms(loaded), config.run(loaded.sizes))
     write(results, "data", Path(directory) / "data")
     return results
 

@@ -57,10 +57,11 @@ class Config(Options):
 
 def arms(sizes: Sizes) -> Mapping[str, Arm]:
     """The three ways to learn."""
+    weight = WEIGHT if sizes.weight is None else sizes.weight
     return {
         "BC": bc_arm(sizes),
-        "DBC": dbc_arm(sizes, WEIGHT),
-        "model alone": dbc_arm(sizes, WEIGHT, bc_weight=0.0),
+        "DBC": dbc_arm(sizes, weight),
+        "model alone": dbc_arm(sizes, weight, bc_weight=0.0),
     }
 
 
@@ -144,9 +145,7 @@ def modes(sizes: Sizes, run: Run) -> dict[str, dict]:
 def main(config: Config) -> Results:
     sizes = config.resize(SIZES[config.preset])
     directory = f"{config.directory}/{config.preset}"
-    run = Run(
-        config.seeds or tuple(range(sizes.seeds)), sizes.episodes, directory, config.model_seed
-    )
+    run = config.run(sizes)
     results: Results = {}
     num = 6 if config.preset == "smoke" else 60
     cases = [goals(sizes, num)] if "goals" in config.toys else []

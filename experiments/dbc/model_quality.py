@@ -31,7 +31,7 @@ from daag_jax.algorithms.parts.trainable import Trainable, averaged
 from daag_jax.data.datasets import transitions
 from daag_jax.evaluation import figures, html
 from daag_jax.evaluation.studies import estimate
-from experiments.dbc.arms import dbc_config, run_of, train_guides
+from experiments.dbc.arms import dbc_config, train_guides
 from experiments.dbc.problems import Loaded, held_out
 from experiments.dbc.study import Options
 from experiments.records import provenance, write_json
@@ -99,7 +99,7 @@ def main(config: Config) -> dict:
     num, draws = (16, 8) if config.preset == "smoke" else (config.pairs, config.draws)
     for name in config.problems:
         seen, unseen = held_out(config.load(name))
-        run = run_of(seen.sizes, config.seeds, directory, config.model_seed)
+        run = config.run(seen.sizes)
         pairs = pairs_of(unseen, num)
         for target in config.targets:
             base = dbc_config(seen.sizes, 1.0, target=target)

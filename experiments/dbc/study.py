@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from daag_jax.envs.env import Env
 from daag_jax.evaluation.studies import rows_of
-from experiments.dbc.arms import Arm, run_arms, run_of
+from experiments.dbc.arms import Arm, Run, run_arms
 from experiments.dbc.problems import Loaded, Sizes, load
 from experiments.records import write_study
 
@@ -34,7 +34,7 @@ class Options:
     density_width: int = 0
     density_steps: int = 0
     density_rate: float = 0.0
-    weight: float = 0.0  # lambda_DM
+    weight: float = 0.0  # lambda_DM; ``.weight`` has several instead
     observation_noise: float = 0.0  # of BC and DBC
     observation_limit: float = 0.0  # deviations at which observations are cut
     episodes: int = 0  # of evaluation, per seed
@@ -44,6 +44,12 @@ class Options:
         names = {field.name for field in fields(Sizes)} - {"seeds"}
         given = {name: value for name, value in vars(self).items() if name in names and value}
         return replace(preset, **given)
+
+    def run(self, sizes: Sizes) -> Run:
+        """What all arms share; the seeds of the preset where none are named."""
+        seeds = tuple(self.seeds) or tuple(range(sizes.seeds))
+        directory = str(Path(self.directory) / self.preset)
+        return Run(seeds, sizes.episodes, directory, self.model_seed)
 
     def load(self, name: str, **changes: Any) -> Loaded:
         """The problem at these sizes; ``changes`` replace fields of it."""
@@ -63,13 +69,12 @@ def study(
     Models and arms that another study has trained already, with the same data and configuration, are used again.
     """
     results: Results = {}
-    directory = str(Path(options.directory) / options.preset)
     for name in options.problems:
         loaded = options.load(name)
-        run = run_of(loaded.sizes, options.seeds, directory, options.model_seed)
+        run = options.run(loaded.sizes)
         worlds = None if worlds_of is None else worlds_of(loaded)
         results[name] = run_arms(loaded, arms_of(loaded), run, worlds)
-    write(results, title, Path(directory) / title, baseline)
+    write(results, title, Path(options.directory) / options.preset / title, baseline)
     return results
 
 
