@@ -13,7 +13,7 @@ import tyro
 
 from experiments.dbc import arms, problems
 from experiments.dbc.study import Options
-from experiments.planning import baselines, mazes
+from experiments.planning import baselines, mazes, methods
 from experiments.pretrain import experts
 from experiments.pretrain.cards import command_of
 
@@ -82,9 +82,9 @@ def test_one_model_may_guide_all_seeds(tmp_path, monkeypatch):
 
 def test_a_baseline_is_scored_once_for_each_setting(tmp_path, monkeypatch):
     maze, calls = mazes.load("umaze", "smoke", tmp_path), []
-    task = baselines.Task("maze2d-umaze", maze.env, maze.episodes, 4, runs_on=True)
+    task = methods.Task("maze2d-umaze", maze.env, maze.episodes, 4, runs_on=True)
     monkeypatch.setattr(baselines, "score", lambda *asked: calls.append(asked) or ([1.0], 2.0))
-    ask = lambda updates: baselines.stored_score("bc", task, (0,), updates, tmp_path)
+    ask = lambda updates: baselines.stored_score("bc", task, (0,), updates, "cpu", tmp_path)
     assert ask(30) == ask(30) and ask(30)["scores"] == [1.0]
     assert len(calls) == 1
     ask(31)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from daag_jax.algorithms.decision_diffuser import DecisionDiffuserConfig, DecisionDiffuserState
 from daag_jax.algorithms.diffuser import DiffuserConfig, DiffuserState, diffuser, planner
 from daag_jax.algorithms.parts.combinators import normalized
+from daag_jax.algorithms.parts.planning import Planner
 from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
 from daag_jax.data.disk import read_episodes, write_episodes
 from daag_jax.data.normalize import Stats, limits_of
@@ -35,7 +37,7 @@ from daag_jax.training import checkpoint
 from daag_jax.training.fit import Sampler
 from daag_jax.training.keys import key_at
 from daag_jax.training.seeds import fit_seeds, init_seeds, roots_of
-from daag_jax.types import Episode
+from daag_jax.types import Algorithm, Episode
 
 PRESETS = ("paper", "cpu", "smoke")
 FAMILIES = ("maze2d", "multi2d")
@@ -105,7 +107,7 @@ class Loaded(NamedTuple):
     env: Env
     episodes: Episode
     stats: Stats
-    config: DiffuserConfig
+    config: DiffuserConfig | DecisionDiffuserConfig
 
 
 def sizes_of(layout: str, preset: str) -> Sizes:
@@ -167,7 +169,7 @@ def load(layout: str, preset: str, directory: str | Path) -> Loaded:
 class Trained(NamedTuple):
     """States of all seeds, leading axis S, and what their training took."""
 
-    states: DiffuserState
+    states: DiffuserState | DecisionDiffuserState
     seconds: float | None
 
 
@@ -180,15 +182,26 @@ def mark_of(loaded: Loaded, seeds: Sequence[int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def trained(loaded: Loaded, seeds: Sequence[int], directory: str | Path) -> Trained:
-    """The states after training; from disk where an earlier call left them."""
-    algorithm = normalized(diffuser(loaded.config, loaded.env.spec), loaded.stats)
+def trained(
+    loaded: Loaded,
+    seeds: Sequence[int],
+    directory: str | Path,
+    learner: Callable[..., Algorithm] = diffuser,
+    discount: float = 1.0,
+) -> Trained:
+    """The states after training; from disk where an earlier call left them.
+
+    Args:
+        learner: of ``loaded.config``.
+        discount: of the returns, where the learner asks for them; a constant of the learner's experiment.
+    """
+    algorithm = normalized(learner(loaded.config, loaded.env.spec), loaded.stats)
     folder = Path(directory) / "models" / mark_of(loaded, seeds)
     if checkpoint.latest(folder) is not None:
         found = checkpoint.restore(folder, init_seeds(algorithm, seeds))
         return Trained(found.state, found.metadata.get("seconds"))
     began = time.monotonic()
-    data = jax.tree.map(jnp.asarray, episode_data(loaded.episodes, algorithm.window))
+    data = jax.tree.map(jnp.asarray, episode_data(loaded.episodes, algorithm.window, discount))
     draw = lambda data, key, n: draw_windows(data, algorithm.window, loaded.sizes.batch, key)
     found = fit_seeds(
         algorithm,
@@ -196,7 +209,7 @@ def trained(loaded: Loaded, seeds: Sequence[int], directory: str | Path) -> Trai
         loaded.sizes.updates,
         seeds,
         in_turn=jax.default_backend() == "cpu",
-        name=f"diffuser, {loaded.layout}",
+        name=f"{learner.__name__}, {loaded.layout}",
     )
     seconds = time.monotonic() - began
     checkpoint.save(folder, loaded.sizes.updates, found.states, metadata={"seconds": seconds})
@@ -212,13 +225,21 @@ def evaluate(
     drawing = replace(loaded.config.drawing, **protocol.drawing)
     config = replace(loaded.config, drawing=drawing)
     made = planner(config, world.spec, protocol.follower, loaded.stats)
-    one = lambda state, root: evaluate_planner(
-        world, made, state, key_at(root, "evaluate", 0), loaded.sizes.episodes
-    )
+    run = jax.jit(lambda states: tried(world, made, states, loaded.sizes.episodes, seeds))
+    return jax.device_get(run(states))
+
+
+def tried(
+    world: Env,
+    made: Planner,
+    states: DiffuserState | DecisionDiffuserState,
+    num: int,
+    seeds: Sequence[int],
+) -> Planned:
+    """``num`` episodes of every seed's state, leading axes S, B; to be jitted."""
+    one = lambda pair: evaluate_planner(world, made, pair[0], key_at(pair[1], "evaluate", 0), num)
     # one seed after the other: plans of all episodes fill the machine
-    run = jax.jit(lambda inputs: jax.lax.map(lambda pair: one(*pair), inputs))
-    roots = roots_of([seed + EVALUATION_SEED for seed in seeds])
-    return jax.device_get(run((states, roots)))
+    return jax.lax.map(one, (states, roots_of([seed + EVALUATION_SEED for seed in seeds])))
 
 
 def controller_returns(layout: str, family: str, num: int = 200) -> float:

@@ -4,7 +4,7 @@
     python -m experiments.planning.runners --preset smoke       # minutes
 
 Data sets are those of ``daag collect NAME-QUALITY-ours``; methods, settings and updates those of
-``experiments.planning.baselines``.  What an earlier call has scored is read.  The first command takes 20 min on one
+``experiments.planning.methods``.  What an earlier call has scored is read.  The first command takes 20 min on one
 core; expect none more than two points above cloning after a fiftieth of the published updates.
 """
 
@@ -20,7 +20,8 @@ from daag_jax.data.disk import read_episodes, write_episodes
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.offline_data import DATA_SETS, collected
 from daag_jax.names import check_name
-from experiments.planning.baselines import METHODS, Task, num_updates, study
+from experiments.planning.baselines import study
+from experiments.planning.methods import METHODS, Task
 
 DATA_SEED = 0
 STEPS = {"paper": 1_000_000, "cpu": 100_000, "smoke": 2_000}  # of the data, of each policy
@@ -33,7 +34,7 @@ class Config:
 
     preset: Literal["paper", "cpu", "smoke"] = "cpu"
     data: tuple[str, ...] = ("hopper-medium-ours", "hopper-medium-expert-ours")
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = tuple(METHODS)
     updates: int = 0  # 0: as published (paper), a fiftieth of it (cpu), 30 (smoke)
     seeds: tuple[int, ...] = (0, 1, 2)
     directory: str = "runs/experiments/runners"
@@ -53,8 +54,10 @@ def main(config: Config) -> dict:
     """The study of all data sets."""
     directory = Path(config.directory) / config.preset
     tasks = {name: load(name, config.preset, directory) for name in config.data}
-    updates = lambda method: num_updates(config.preset, config.updates, method)
-    return study("Runners", tasks, config.methods, config.seeds, updates, directory / "scores")
+    folder = directory / "scores"
+    return study(
+        "Runners", tasks, config.methods, config.seeds, config.updates, config.preset, folder
+    )
 
 
 if __name__ == "__main__":

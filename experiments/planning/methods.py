@@ -1,0 +1,149 @@
+"""What learns from stored episodes beside the planners of mazes: updates, batches and settings of each method.
+
+Model-free methods are at their published settings.  So are the two planners with the preset ``paper``; for two cores
+their networks are narrower and their steps fewer, Diffuser has four candidates, and Decision Diffuser looks 32 steps
+ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from daag_jax.algorithms import config_class
+from daag_jax.algorithms.bc import BcConfig
+from daag_jax.algorithms.decision_diffuser import DecisionDiffuserConfig
+from daag_jax.algorithms.decision_transformer import DecisionTransformerConfig
+from daag_jax.algorithms.diffuser import DiffuserConfig
+from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
+from daag_jax.data.normalize import Stats, limits_of, stats_of
+from daag_jax.data.windows import returns
+from daag_jax.envs.env import Env
+from daag_jax.names import check_name
+from daag_jax.types import Episode
+
+
+class Method(NamedTuple):
+    """How a method learns."""
+
+    updates: int = 1_000_000  # as published
+    batch: int = 256
+    in_turn: bool = False  # seeds of large updates, which stay in the cache
+    discount: float = 1.0  # of returns that it asks for
+
+
+MODEL_FREE: Mapping[str, Method] = {
+    "bc": Method(),
+    "td3_bc": Method(),
+    "iql": Method(),
+    "cql": Method(in_turn=True),
+    "awac": Method(),
+    "decision_transformer": Method(100_000, 64, in_turn=True),
+}
+PLANNERS: Mapping[str, Method] = {
+    "diffuser": Method(batch=64, in_turn=True),
+    "decision_diffuser": Method(batch=64, in_turn=True, discount=0.99),
+}
+METHODS = {**MODEL_FREE, **PLANNERS}
+
+
+class Task(NamedTuple):
+    """What is learnt from, and where the result is tried."""
+
+    name: str  # of D4RL's returns
+    env: Env
+    episodes: Episode
+    num_episodes: int  # of evaluation, per seed
+    runs_on: bool = False  # the data are runs past their goals, not episodes
+
+
+def num_updates(preset: str, given: int, method: str) -> int:
+    """Those of the preset where none are given."""
+    check_name("method", method, METHODS)
+    published = METHODS[method].updates
+    return given or {"paper": published, "cpu": published // 50, "smoke": 30}[preset]
+
+
+def whole_episodes(task: Task) -> Episode:
+    """Returns to go are those of an episode, not of a run."""
+    return cut(task.episodes, task.env.horizon) if task.runs_on else task.episodes
+
+
+def settings(method: str, task: Task, updates: int, preset: str) -> Any:
+    """The published configuration; what the data change in it, and a shorter training in the transformer's warm-up."""
+    check_name("method", method, METHODS)
+    if method == "bc":
+        return BcConfig()
+    if method == "decision_transformer":
+        best = max(float(np.quantile(np.sum(whole_episodes(task).rewards, axis=1), 0.99)), 1.0)
+        published = DecisionTransformerConfig(target_return=best, return_scale=best)
+        return replace(published, warmup_steps=min(published.warmup_steps, updates // 10))
+    if method == "diffuser":
+        return diffuser_settings(preset)
+    if method == "decision_diffuser":
+        best = float(np.max(returns(task.episodes.rewards, METHODS[method].discount)))
+        return decision_diffuser_settings(preset, best)
+    return config_class(method)()
+
+
+def diffuser_settings(preset: str) -> DiffuserConfig:
+    """Locomotion: guided by the value of 32 steps, and the best candidate's first action."""
+    if preset == "paper":
+        drawing, widths, guide_steps = (
+            DrawingConfig("ddpm", 20, candidates=64),
+            (32, 64, 128, 256),
+            2,
+        )
+    else:
+        drawing, widths, guide_steps = DrawingConfig("ddim", 5, candidates=4), (16, 32, 64), 1
+    return DiffuserConfig(
+        TrajectoryConfig(32, has_actions=True),
+        drawing,
+        widths=widths,
+        num_steps=20,
+        clip=0.0,
+        first_action_weight=10.0,
+        value_widths=widths,
+        discount=0.99,
+        guide_scale=0.1,
+        guide_steps=guide_steps,
+        guide_stop=0.1,
+    )
+
+
+def decision_diffuser_settings(preset: str, best: float) -> DecisionDiffuserConfig:
+    """Locomotion: asked for 0.9 of the best return in the data."""
+    if preset == "paper":
+        return DecisionDiffuserConfig(returns_scale=best)
+    return DecisionDiffuserConfig(
+        TrajectoryConfig(32, has_actions=False),
+        DrawingConfig("ddim", 10, temperature=0.5),
+        returns_scale=best,
+        widths=(16, 32, 64),
+        inverse_dims=(64, 64),
+    )
+
+
+def units(method: str, task: Task) -> Stats:
+    """Centres and scales of what is seen; actions too where they are planned, or follow from a plan."""
+    if method == "decision_diffuser":
+        return limits_of(task.episodes)
+    stats = stats_of(task.episodes)
+    return stats if method == "diffuser" else Stats(*stats[:2])
+
+
+def cut(episodes: Episode, length: int) -> Episode:
+    """Runs as episodes of a length, without overlap; what is left over at their ends is dropped."""
+    num, steps = episodes.actions.shape[0], episodes.actions.shape[1]
+    starts = np.arange(0, steps - length + 1, length)
+    piece = lambda values, size: np.concatenate([values[:, s : s + size] for s in starts])
+    return Episode(
+        piece(episodes.observations, length + 1),
+        piece(episodes.images, length + 1),
+        piece(episodes.actions, length),
+        piece(episodes.rewards, length),
+        np.full(num * len(starts), length, np.int32),
+    )
