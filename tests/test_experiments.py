@@ -82,7 +82,7 @@ def test_one_model_may_guide_all_seeds(tmp_path, monkeypatch):
 
 def test_a_baseline_is_scored_once_for_each_setting(tmp_path, monkeypatch):
     maze, calls = mazes.load("umaze", "smoke", tmp_path), []
-    task = methods.Task("maze2d-umaze", maze.env, maze.episodes, 4, runs_on=True)
+    task = methods.Task("maze2d-umaze", "maze2d-umaze", maze.env, maze.episodes, 4, runs_on=True)
     monkeypatch.setattr(baselines, "score", lambda *asked: calls.append(asked) or ([1.0], 2.0))
     ask = lambda updates: baselines.stored_score("bc", task, (0,), updates, "cpu", tmp_path)
     assert ask(30) == ask(30) and ask(30)["scores"] == [1.0]

@@ -14,6 +14,8 @@ Data must lie in [-1, 1], to which estimates are clipped.  Returns are from the 
 episode, with the discount of ``episode_data`` (the release: 0.99), divided by ``returns_scale``; those that a context
 names are in the world's units, too.
 
+``act`` plans from noise each time; warm starts are :func:`planner`'s.
+
 Differs from the paper: observations are normalised by the caller, not by their distribution function; there is no
 history beside the present state, and no penalty of a termination; conditions are left out one by one, each with
 ``dropout``; a condition is "returns", "task", or what a caller's own batches hold.
@@ -46,6 +48,7 @@ from daag_jax.algorithms.parts.trajectories import (
     arrival_score,
     check_dims,
     check_drawing,
+    check_execute,
     check_goal_units,
     check_length,
     chosen,
@@ -68,7 +71,10 @@ from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spe
 
 
 class Ask(NamedTuple):
-    """Conditions that hold together, and how strongly; a negative weight asks for the opposite."""
+    """Conditions that hold together, and how strongly; a negative weight asks for the opposite.
+
+    ``conditions`` gives what the network was given: "returns" are of ``returns_scale``.
+    """
 
     conditions: Callable[[Context], Conditions]
     weight: float = 1.2
@@ -111,6 +117,9 @@ class DecisionDiffuserConfig:
                 f"conditions={self.conditions} and condition_dims={self.condition_dims} must be as many; "
                 "give the length of each condition."
             )
+        for name, value in (("returns_scale", 400.0), ("learning_rate", 2e-4)):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive; try {value}.")
         if not 0.0 < self.dropout < 1.0:
             raise ValueError(
                 f"dropout={self.dropout} must lie inside (0, 1): guidance needs both estimates; try 0.25."
@@ -205,6 +214,7 @@ def decision_diffuser(config: DecisionDiffuserConfig, spec: Spec) -> Algorithm:
         return made, {"loss/planner": loss, "loss/inverse": error}
 
     def act(state: DecisionDiffuserState, context: Context, key: Key) -> Actions:
+        check_execute(form, drawing, (form.length - 1) * form.stride)
         states = make_plan(state, context, None, key).observations
         pairs = jnp.concatenate([states[:, :-1], states[:, 1:]], axis=-1)
         low, high = (bound[None, None] for bound in action_bounds(spec))

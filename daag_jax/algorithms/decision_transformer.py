@@ -4,9 +4,10 @@
     loss    mean_t |a_t - pi(R_0 s_0 a_0 .. R_t s_t)|^2
 
 It learns what was done on the way to each return, and is asked for a high one.  ``extras["returns"]`` [B, K] are
-returns to go, undiscounted (``episode_data`` with a discount of 1).  When deciding, a context may hold the "actions"
-[B, K, A] (the present one is not read) and the "returns" [B, K] of its history; without, past actions are the middle
-of their bounds, and every return is ``target_return``, as if nothing had been earned on the way.
+returns to go, undiscounted (``episode_data`` with a discount of 1).  When deciding, a context should hold what was
+done and earned in its history, as ``evaluate_policy`` gives it: "actions" [B, K, A] (the present one is not read), and
+"earned" [B, K] before each step, which is subtracted from ``target_return``, or the "returns" to go [B, K] themselves.
+Without, past actions are the middle of their bounds and nothing has been earned, which is unlike what was learnt.
 
 A window that reaches back before the start of an episode repeats its first observation; steps whose observation is
 that of the next one, up to the first change, are not read and not learnt.
@@ -148,7 +149,8 @@ def told(
 ) -> tuple[Float[Array, "B K"], Float[Array, "B K A"]]:
     """The returns and actions [-1, 1] of a context's history, or what stands for them."""
     shape, extras = context.observations.shape[:2], context.extras
-    returns = extras.get("returns", jnp.full(shape, config.target_return))
+    returns = config.target_return - extras.get("earned", jnp.zeros(shape))
+    returns = extras.get("returns", returns)
     if "actions" in extras:
         return returns, to_unit(head, extras["actions"])
     return returns, jnp.zeros((*shape, len(head.low)))

@@ -15,10 +15,12 @@ A plan is a sample that starts at the present state and, where the task names a 
 Data must lie in [-1, 1], to which estimates are clipped (``clip``): ``normalized(diffuser(..), limits_of(episodes,
 goal_dims))``; the goal is then in those units, too.
 
-Differs from the paper: the goal is held by its own dimensions, and rest where ``rests_at_goal``, where the release
-holds a whole last state at rest; the network may be given every n-th state; V is of the window, not of the rest of the
-episode, and knows no penalty of a termination; the schedule is this library's cosine; the average of weights moves at
-every update.
+``act`` plans from noise each time; warm starts are :func:`planner`'s.
+
+Differs from the paper: no guidance acts on the noise that a plan begins with; the goal is held by its own dimensions,
+and rest where ``rests_at_goal``, where the release holds a whole last state at rest; the network may be given every
+n-th state; V is of the window, not of the rest of the episode, and knows no penalty of a termination; the schedule is
+this library's cosine; the average of weights moves at every update.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from daag_jax.algorithms.parts.trajectories import (
     arrival_score,
     check_dims,
     check_drawing,
+    check_execute,
     check_goal_units,
     check_length,
     chosen,
@@ -100,8 +103,11 @@ class DiffuserConfig:
         check_name("schedule", self.schedule, schedules.BY_NAME)
         check_name("parameterisation", self.parameterisation, PARAMETERISATIONS)
         check_name("select", self.select, SELECTIONS)
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps={self.num_steps} is not positive; try 64.")
+        for name, value in (("num_steps", 64), ("value_scale", 1.0), ("learning_rate", 2e-4)):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive; try {value}.")
+        if not 0.0 <= self.discount <= 1.0:
+            raise ValueError(f"discount={self.discount} is outside [0, 1]; try 0.997.")
         check_length(self.trajectory, max(len(self.widths), len(self.value_widths)))
         check_drawing(self.drawing, self.trajectory, self.num_steps)
         if self.value_widths and self.trajectory.rests_at_goal:
@@ -191,6 +197,7 @@ def diffuser(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Algorithm:
         return step_of(value, gradients), loss
 
     def act(state: DiffuserState, context: Context, key: Key) -> Actions:
+        check_execute(form, drawing, form.length * form.stride)
         plan = make_plan(state, context, None, key)
         return jnp.repeat(plan.actions, form.stride, axis=1)[:, : drawing.execute]
 
@@ -207,7 +214,7 @@ def planner(
     position_dims: tuple[int, ...] = (),
     lookahead: float = 0.3,
 ) -> Planner:
-    """Plans every ``drawing.execute`` steps, and follows in between; ``follower="actions"`` is ``act`` of a state.
+    """Plans every ``drawing.execute`` steps, and follows in between; ``follower="actions"`` does as ``act``.
 
     Args:
         stats: of the ``normalized`` learner whose state is used.

@@ -96,7 +96,7 @@ def climb(
 
     def project(before: Array, after: Array, time: Array, context: Any) -> Array:
         del before, context
-        climbs = (time >= stop_time) & (time > 0)
+        climbs = (time > stop_time - 1e-5) & (time > 0)  # times of a grid are rounded
         size = jnp.asarray(scale, after.dtype)
         if is_scaled_by_variance:
             size = size * posterior_variance(schedule, time, jnp.maximum(time - span, 0.0))

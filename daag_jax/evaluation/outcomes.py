@@ -32,30 +32,61 @@ class Outcomes(NamedTuple):
     length: Int[Array, "*B"]
 
 
+class History(NamedTuple):
+    """The last K steps of B worlds, the present one last; the first is repeated before the start."""
+
+    observations: Float[Array, "B K O"]
+    actions: Float[Array, "B K A"]  # that of the present step is blank
+    earned: Float[Array, "B K"]  # rewards of the episode before each step
+
+
 def evaluate_policy(
     env: Env, act: Act, policy: Any, key: Key, num: int, window: Window = Window()
 ) -> Outcomes:
-    """``num`` episodes of ``act(policy, context, key)``; its actions are kept inside the bounds of ``env.spec``."""
+    """``num`` episodes of ``act(policy, context, key)``; its actions are kept inside the bounds of ``env.spec``.
+
+    Where the window has the field "returns", contexts hold "actions" [B, K, A] and "earned" [B, K], too: what was done
+    in the steps of the history, and what the episode had earned before each.
+    """
     reset_key, act_key = jax.random.split(key)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, num))
-    history = jnp.repeat(state.obs[:, None], window.history, axis=1)
+    size = num, window.history
+    history = History(
+        jnp.repeat(state.obs[:, None], window.history, axis=1),
+        jnp.zeros((*size, env.spec.action_dim)),
+        jnp.zeros(size),
+    )
     blank = Outcomes(jnp.zeros(num, bool), jnp.zeros(num), jnp.zeros(num, jnp.int32))
     low, high = (bound[None] for bound in action_bounds(env.spec))
 
     def step(carry: tuple, action: Array) -> tuple[tuple, None]:
         state, history, found = carry
-        was_done = state.done > 0
-        after = frozen(was_done, state, jax.vmap(env.step)(state, jnp.clip(action, low, high)))
-        history = jnp.concatenate([history[:, 1:], after.obs[:, None]], axis=1)
+        was_done, action = state.done > 0, jnp.clip(action, low, high)
+        after = frozen(was_done, state, jax.vmap(env.step)(state, action))
+        reward = jnp.where(was_done, 0.0, after.reward)
+        history = History(
+            jnp.concatenate([history.observations[:, 1:], after.obs[:, None]], axis=1),
+            jnp.concatenate(
+                [history.actions[:, 1:-1], action[:, None], jnp.zeros_like(action)[:, None]], axis=1
+            )[:, -window.history :],
+            jnp.concatenate(
+                [history.earned[:, 1:], history.earned[:, -1:] + reward[:, None]], axis=1
+            ),
+        )
         found = Outcomes(
             found.success | (~was_done & (after.metrics["success"] > 0)),
-            found.returns + jnp.where(was_done, 0.0, after.reward),
+            found.returns + reward,
             found.length + ~was_done,
         )
         return (after, history, found), None
 
     def decide(carry: tuple, key: Key) -> tuple[tuple, None]:
-        actions = act(policy, context_of(env, carry[0], carry[1]), key)
+        state, history, _ = carry
+        context = context_of(env, state, history.observations)
+        if "returns" in window.fields:
+            told = {"actions": history.actions, "earned": history.earned}
+            context = context._replace(extras={**context.extras, **told})
+        actions = act(policy, context, key)
         return jax.lax.scan(step, carry, jnp.moveaxis(actions[:, : window.execute], 1, 0))
 
     decisions = -(-env.horizon // window.execute)

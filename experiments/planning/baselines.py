@@ -40,13 +40,12 @@ from experiments.planning.methods import (
     PLANNERS,
     Task,
     num_updates,
+    reward_scale,
     settings,
     units,
     whole_episodes,
 )
 from experiments.records import write_json, write_study
-
-VERSION = 1  # of the code: a change of what a method computes makes stored scores stale
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ def score(
     spec = task.env.spec._replace(task_dim=0)  # there is one goal
     algorithm = normalized(make(method, config, spec), units(method, task))
     episodes = whole_episodes(task) if method == "decision_transformer" else task.episodes
+    episodes = episodes._replace(rewards=reward_scale(method, task) * episodes.rewards)
     data = episode_data(episodes, algorithm.window, how.discount)
     draw = lambda data, key, n: draw_windows(data, algorithm.window, how.batch, key)
     sampler = Sampler(jax.tree.map(jnp.asarray, data), draw)
@@ -96,8 +96,8 @@ def stored_score(
 ) -> dict[str, Any]:
     """``score`` with what it depends on, read where an earlier call has left it in the folder."""
     config = settings(method, task, updates, preset)
-    asked = {
-        "version": VERSION,
+    asked: dict[str, Any] = {
+        "version": METHODS[method].version,
         "settings": repr(config),
         "batch": METHODS[method].batch,
         "updates": updates,
@@ -105,6 +105,8 @@ def stored_score(
         "evaluated": [task.num_episodes, mazes.EVALUATION_SEED],
         "data": hashlib.sha256(np.ascontiguousarray(task.episodes.actions)).hexdigest(),
     }
+    if (scale := reward_scale(method, task)) != 1.0:
+        asked["reward scale"] = scale
     mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     path = folder / f"{task.name}-{method}-{mark}.json"
     if path.is_file():
@@ -145,10 +147,9 @@ def main(config: Config) -> dict:
     directory = Path(config.directory) / config.preset
     loaded = [mazes.load(layout, config.preset, directory) for layout in config.layouts]
     tasks = {
-        f"maze2d-{maze.layout}": Task(
-            f"maze2d-{maze.layout}", maze.env, maze.episodes, maze.sizes.episodes, True
-        )
+        name: Task(name, name, maze.env, maze.episodes, maze.sizes.episodes, True)
         for maze in loaded
+        for name in [f"maze2d-{maze.layout}"]
     }
     seeds = config.seeds or tuple(range(loaded[0].sizes.seeds))
     folder = directory / "baselines"

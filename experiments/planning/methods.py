@@ -1,8 +1,8 @@
 """What learns from stored episodes beside the planners of mazes: updates, batches and settings of each method.
 
-Model-free methods are at their published settings.  So are the two planners with the preset ``paper``; for two cores
-their networks are narrower and their steps fewer, Diffuser has four candidates, and Decision Diffuser looks 32 steps
-ahead.
+Model-free methods are at their published settings.  So are the two planners with the preset ``paper``, but for the
+attention in Diffuser's network on HalfCheetah; for two cores their networks are narrower and their steps fewer,
+Diffuser has four candidates, and Decision Diffuser looks 32 steps ahead.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Method(NamedTuple):
     batch: int = 256
     in_turn: bool = False  # seeds of large updates, which stay in the cache
     discount: float = 1.0  # of returns that it asks for
+    version: int = 1  # of the code: a change of what it computes makes stored scores stale
 
 
 MODEL_FREE: Mapping[str, Method] = {
@@ -41,7 +42,7 @@ MODEL_FREE: Mapping[str, Method] = {
     "iql": Method(),
     "cql": Method(in_turn=True),
     "awac": Method(),
-    "decision_transformer": Method(100_000, 64, in_turn=True),
+    "decision_transformer": Method(100_000, 64, in_turn=True, version=2),
 }
 PLANNERS: Mapping[str, Method] = {
     "diffuser": Method(batch=64, in_turn=True),
@@ -54,6 +55,7 @@ class Task(NamedTuple):
     """What is learnt from, and where the result is tried."""
 
     name: str  # of D4RL's returns
+    data: str
     env: Env
     episodes: Episode
     num_episodes: int  # of evaluation, per seed
@@ -78,44 +80,52 @@ def settings(method: str, task: Task, updates: int, preset: str) -> Any:
     if method == "bc":
         return BcConfig()
     if method == "decision_transformer":
-        best = max(float(np.quantile(np.sum(whole_episodes(task).rewards, axis=1), 0.99)), 1.0)
-        published = DecisionTransformerConfig(target_return=best, return_scale=best)
+        found = np.sum(whole_episodes(task).rewards, axis=1)
+        best, scale = float(np.quantile(found, 0.99)), max(float(np.max(np.abs(found))), 1.0)
+        published = DecisionTransformerConfig(target_return=best, return_scale=scale)
         return replace(published, warmup_steps=min(published.warmup_steps, updates // 10))
     if method == "diffuser":
-        return diffuser_settings(preset)
+        return diffuser_settings(preset, task.data)
     if method == "decision_diffuser":
-        best = float(np.max(returns(task.episodes.rewards, METHODS[method].discount)))
+        found = returns(task.episodes.rewards, METHODS[method].discount)
+        best = max(float(np.max(np.abs(found))), 1e-3)
         return decision_diffuser_settings(preset, best)
     return config_class(method)()
 
 
-def diffuser_settings(preset: str) -> DiffuserConfig:
+def diffuser_settings(preset: str, data: str) -> DiffuserConfig:
     """Locomotion: guided by the value of 32 steps, and the best candidate's first action."""
-    if preset == "paper":
+    horizon, scale, stop = 32, 0.1, 2
+    if preset != "paper":
+        drawing, widths, guide_steps = DrawingConfig("ddim", 5, candidates=4), (16, 32, 64), 1
+    else:
         drawing, widths, guide_steps = (
             DrawingConfig("ddpm", 20, candidates=64),
             (32, 64, 128, 256),
             2,
         )
-    else:
-        drawing, widths, guide_steps = DrawingConfig("ddim", 5, candidates=4), (16, 32, 64), 1
+        if data.startswith("halfcheetah"):
+            horizon, widths, scale, stop = 4, (32, 128, 256), 0.001, 4
+        elif data.startswith("hopper-medium-expert"):
+            scale, stop = 0.0001, 4
+    num_steps = 20
     return DiffuserConfig(
-        TrajectoryConfig(32, has_actions=True),
+        TrajectoryConfig(horizon, has_actions=True),
         drawing,
         widths=widths,
-        num_steps=20,
+        num_steps=num_steps,
         clip=0.0,
         first_action_weight=10.0,
         value_widths=widths,
         discount=0.99,
-        guide_scale=0.1,
+        guide_scale=scale,
         guide_steps=guide_steps,
-        guide_stop=0.1,
+        guide_stop=(stop + 1) / num_steps,  # t_stopgrad counts from 0
     )
 
 
 def decision_diffuser_settings(preset: str, best: float) -> DecisionDiffuserConfig:
-    """Locomotion: asked for 0.9 of the best return in the data."""
+    """Locomotion: asked for 0.9 of the best return in the data, by its size."""
     if preset == "paper":
         return DecisionDiffuserConfig(returns_scale=best)
     return DecisionDiffuserConfig(
@@ -133,6 +143,14 @@ def units(method: str, task: Task) -> Stats:
         return limits_of(task.episodes)
     stats = stats_of(task.episodes)
     return stats if method == "diffuser" else Stats(*stats[:2])
+
+
+def reward_scale(method: str, task: Task) -> float:
+    """IQL on locomotion learns from rewards that are scaled by 1000 over the range of the data's returns."""
+    if method != "iql" or task.runs_on:
+        return 1.0
+    found = np.sum(task.episodes.rewards, axis=1)
+    return 1000.0 / max(float(np.ptp(found)), 1e-3)
 
 
 def cut(episodes: Episode, length: int) -> Episode:

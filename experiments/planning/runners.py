@@ -47,7 +47,7 @@ def load(name: str, preset: str, directory: Path) -> Task:
     path = directory / f"{name}-{steps}.safetensors"
     if not path.is_file():
         write_episodes(path, collected(name, DATA_SEED, steps))
-    return Task(world, make_world(world), read_episodes(path)[0], EPISODES[preset])
+    return Task(world, name, make_world(world), read_episodes(path)[0], EPISODES[preset])
 
 
 def main(config: Config) -> dict:

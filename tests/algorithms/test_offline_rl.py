@@ -299,6 +299,9 @@ def test_a_decision_transformer_has_a_target_of_its_own(decided):
     middle = jnp.zeros((1, 2, 1))
     assert action_at(algorithm, state, 0.0) == asked
     assert action_at(algorithm, state, 0.0, actions=middle) == asked
+    earned = jnp.full((1, 2), -0.8)  # a target of 0.6 leaves 1.4 to be earned
+    high = action_at(algorithm, state, 0.0, returns=jnp.full((1, 2), 1.4))
+    assert abs(action_at(algorithm, state, 0.0, earned=earned) - high) < 1e-5
     assert abs(asked - 0.3) < 0.2
 
 

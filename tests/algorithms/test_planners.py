@@ -196,6 +196,43 @@ def test_decision_diffuser_plans_what_a_context_names(composed):
     assert jnp.mean(jnp.abs(plan.observations[:, -1, 1] - 0.8) < 0.15) > 0.9
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (lambda context: {"tsak": jnp.ones((4, 2))}, "there is no condition 'tsak'"),
+        (
+            lambda context: {"task": jnp.ones((4, 1))},
+            "is given 1 numbers and condition_dims says 2",
+        ),
+    ],
+)
+def test_what_was_not_learnt_cannot_be_asked_for(composed, asked, message):
+    config, state = composed
+    make = decision_planner(config, FORK, Ask(asked)).plan
+    with pytest.raises(ValueError, match=message):
+        make(state, Context(jnp.zeros((4, 1, 2))), None, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["forked", "composed"])
+def test_acting_beyond_a_plan_is_refused(name, request):
+    config, state = request.getfixturevalue(name)
+    learner = diffuser if name == "forked" else decision_diffuser
+    drawing = replace(config.drawing, execute=LENGTH + 1)
+    act = learner(replace(config, drawing=drawing), FORK).act
+    with pytest.raises(ValueError, match=f"execute={LENGTH + 1}, and a plan"):
+        act(state, Context(jnp.zeros((4, 1, 2))), jax.random.key(0))
+
+
+def test_a_goal_is_not_learnt_from_what_was_cut_short():
+    form = TrajectoryConfig(4, goal_dims=(0,))
+    mask = jnp.array([[True, True, True, True], [True, True, False, False]])
+    batch = Batch(jnp.ones((2, 4, 2)), jnp.ones((2, 4, 1)), jnp.zeros((2, 4)), mask)
+    is_real = trajectories(form, batch, jax.random.key(0))[1]
+    assert is_real.tolist() == [[True] * 4, [False] * 4]
+    free = trajectories(TrajectoryConfig(4), batch, jax.random.key(0))[1]
+    assert free.tolist() == mask.tolist()
+
+
 GOAL = TrajectoryConfig(8, 2, goal_dims=(0,), velocity_dims=(1,), rests_at_goal=True)
 
 
@@ -366,6 +403,9 @@ def test_a_path_through_a_wall_is_seen_where_the_physics_has_the_wall():
         (lambda: DrawingConfig(warm_time=2.0), "warm_time=2.0 is no time"),
         (lambda: DrawingConfig("dimm"), "the nearest is 'ddim'"),
         (lambda: DiffuserConfig(guide_scale=0.1), "guide_scale=0.1 needs V"),
+        (lambda: DiffuserConfig(widths=()), "make no network"),
+        (lambda: DiffuserConfig(value_scale=0.0), "value_scale=0.0 is not positive"),
+        (lambda: DecisionDiffuserConfig(returns_scale=-1.0), "returns_scale=-1.0 is not positive"),
         (
             lambda: DiffuserConfig(TrajectoryConfig(120, 8)),
             "horizon=120 gives 15 states, which 3 levels cannot halve; try 128",

@@ -113,3 +113,31 @@ def test_as_many_as_are_asked_for_and_only_accepted_ones():
     never = counting_expert(**until_done(6), min_steps=9)
     with pytest.raises(ValueError, match="0 of 80 attempts of the expert were accepted"):
         demonstrations(Counter(), never, 0, 1, 4)
+
+
+class Paid(Counter):
+    """Every step earns its action, and none succeeds."""
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        done = (after.info["steps"] >= self.horizon).astype(jnp.float32)
+        return after.replace(reward=action[0], done=done)
+
+
+@pytest.mark.parametrize("execute", [1, 2])
+def test_a_policy_of_returns_is_told_what_was_done_and_earned(key, execute):
+    def act(policy, context, key):
+        done, earned = context.extras["actions"], context.extras["earned"]
+        assert done.shape == (4, 3, 1) and earned.shape == (4, 3)
+        action = 0.5 - 0.5 * done[:, 1] + 0.2 * done[:, 0] + 0.1 * (earned[:, 2:] - earned[:, :1])
+        return jnp.repeat(action[:, None], 2, axis=1)
+
+    window = Window(3, 3, execute, ("returns",))
+    found = jax.jit(lambda k: evaluate_policy(Paid(), act, (), k, 4, window))(key)
+    done, earned = [0.0, 0.0], [0.0, 0.0, 0.0]
+    for _ in range(Paid.horizon // execute):
+        action = 0.5 - 0.5 * done[-1] + 0.2 * done[-2] + 0.1 * (earned[-1] - earned[-3])
+        for _ in range(execute):
+            done.append(action)
+            earned.append(earned[-1] + action)
+    np.testing.assert_allclose(found.returns, earned[-1], rtol=1e-5)

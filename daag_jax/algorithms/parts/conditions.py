@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from daag_jax.names import check_name
 from daag_jax.types import Batch, Context
 
 Conditions = Mapping[str, Array]  # name -> [B, C]
@@ -53,8 +54,20 @@ def named(
 def filled(
     names: tuple[str, ...], dims: tuple[int, ...], parts: Sequence[Conditions], num: int
 ) -> tuple[Conditions, Conditions]:
-    """Conditions of all parts one below the other, zeros where a part names none; and which are named."""
+    """Conditions of all parts one below the other, zeros where a part names none; and which are named.
+
+    Raises:
+        ValueError: a part names a condition that is not learnt, or gives it another length.
+    """
     given, is_given = {}, {}
+    for part in parts:
+        for name, value in part.items():
+            check_name("condition", name, names)
+            dim = dims[names.index(name)]
+            if value.shape[-1] != dim:
+                raise ValueError(
+                    f"condition {name!r} is given {value.shape[-1]} numbers and condition_dims says {dim}."
+                )
     for name, dim in zip(names, dims, strict=True):
         values = [part.get(name, jnp.zeros((num, dim))) for part in parts]
         given[name] = jnp.concatenate([jnp.broadcast_to(value, (num, dim)) for value in values])

@@ -127,6 +127,8 @@ def check_dims(config: TrajectoryConfig, spec: Spec) -> None:
 
 def check_length(config: TrajectoryConfig, num_levels: int) -> None:
     """Raises ValueError where a network of so many levels cannot halve a trajectory between all of them."""
+    if num_levels < 1:
+        raise ValueError("widths=() make no network; try (32, 128, 256).")
     whole = config.stride * 2 ** (num_levels - 1)
     if config.horizon % whole:
         raise ValueError(
@@ -141,6 +143,15 @@ def check_drawing(drawing: DrawingConfig, config: TrajectoryConfig, num_steps: i
         raise ValueError(
             f"num_inference_steps={drawing.num_inference_steps} are more than the {num_steps} that are learnt; "
             f"try {num_steps}."
+        )
+
+
+def check_execute(config: TrajectoryConfig, drawing: DrawingConfig, num: int) -> None:
+    """Raises ValueError where plans have fewer actions than are carried out of each."""
+    if drawing.execute > num:
+        raise ValueError(
+            f"execute={drawing.execute}, and a plan of horizon={config.horizon} has {num} actions; "
+            f"try {num}, or `planner`, whose followers keep to the end of a plan."
         )
 
 
@@ -162,6 +173,10 @@ def trajectories(
     if config.rests_at_goal:
         states, actions = stopped(config, states, actions, is_real, key)
         is_real = jnp.ones_like(is_real)
+    elif config.goal_dims:
+        is_real &= is_real[
+            :, -1:
+        ]  # past an episode's end the last state is none that was reached then
     x0 = jnp.concatenate([states, actions], axis=-1) if config.has_actions else states
     return x0, is_real
 
