@@ -66,6 +66,18 @@ def test_a_size_that_is_given_replaces_that_of_the_preset(tmp_path, monkeypatch)
     assert given == dataclasses.replace(preset, policy_steps=7)
 
 
+def test_nothing_is_a_size_too_and_less_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(problems, "DEMONSTRATIONS", tmp_path)
+    options = Options(preset="smoke", weight=0.0)
+    assert problems.weight_of(options.load("maze")) == 0.0
+    with pytest.raises(ValueError, match="policy_steps=-5 is not positive"):
+        Options(preset="smoke", policy_steps=-5).load("maze")
+    raw = options.load("maze")._replace(stats=None)
+    limited = raw._replace(sizes=dataclasses.replace(raw.sizes, observation_limit=10.0))
+    with pytest.raises(ValueError, match="observation_limit=10.0 is in deviations"):
+        arms.in_units(limited, None)
+
+
 def test_one_model_may_guide_all_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(problems, "DEMONSTRATIONS", tmp_path)
 

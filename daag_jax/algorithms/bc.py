@@ -82,6 +82,11 @@ class BcConfig:
                 f"head 'linear' has likelihood {self.likelihood!r} and binary_dims {self.binary_dims}; use 'squared' "
                 "or 'absolute' without binary dimensions, or head='bounded'."
             )
+        if self.head == "linear" and self.exploration != Exploration():
+            raise ValueError(
+                f"head 'linear' has no bounds to explore in ({self.exploration}); leave exploration out, or "
+                "head='bounded'."
+            )
         for field in ("observation_noise", "decay_steps"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} is negative; 0 switches it off.")
@@ -141,8 +146,7 @@ def make_policy(config: BcConfig, spec: Spec) -> Policy:
     def act(state: Trainable, context: Context, key: Key) -> Actions:
         raw = raw_actions(averaged(state), inputs(context))
         if config.head == "linear":
-            noise = jax.random.normal(key, raw.shape) if config.exploration.noise else 0.0
-            return raw + config.exploration.noise * noise
+            return raw
         return decide(head, raw, key, config.exploration, context.extras.get("explore"))
 
     optimizer = make_optimizer(

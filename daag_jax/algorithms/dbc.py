@@ -38,7 +38,10 @@ CLIPS = ("batch", "sample", "none")
 
 @dataclass(frozen=True)
 class DbcConfig:
-    """Fields of Diffusion-BC; defaults are those of Maze in the release, where ``pretrain_steps`` are 1,160,000."""
+    """Fields of Diffusion-BC; defaults are those of Maze in the release.
+
+    There ``pretrain_steps`` are 1,160,000 and the policy's rate falls to 0 (``policy.decay_steps``) over its 288,000.
+    """
 
     policy: BcConfig = paper_policy((256, 256, 256), 5e-5, 0)
     density: DensityConfig = DensityConfig()

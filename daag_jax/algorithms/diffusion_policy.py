@@ -15,8 +15,8 @@ Two forms, told apart by the fields of one configuration:
 estimate of x0 is clipped to it, as in Chi et al.  Without bounds nothing is scaled or clipped, as in Diffusion-BC.
 Then take many steps: where alpha(1) is nearly 0, as in "cosine", a long first step multiplies what the network errs.
 
-Differs from the papers: betas of AdamW are (0.9, 0.999); padded steps do not count; the MLP hears time through
-sinusoids instead of a table of learnt vectors; an instruction's embedding joins the observations.
+Differs from the papers: betas of AdamW are (0.9, 0.999); steps past an episode's end do not count; the MLP hears time
+through sinusoids instead of a table of learnt vectors; an instruction's embedding joins the observations.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from daag_jax.algorithms.bc import flat_inputs
 from daag_jax.algorithms.parts.action_head import action_head, from_unit, to_unit
@@ -197,7 +197,7 @@ def implicit_bc(config: ImplicitBcConfig, spec: Spec) -> Algorithm:
 
 
 def in_chunks(
-    config: ImplicitBcConfig, num: int, function: Callable, *arrays: Float[Array, "B ..."]
+    config: ImplicitBcConfig, num: int, function: Callable, *arrays: Shaped[Array, "B ..."]
 ) -> Any:
     """``function(*arrays)``, a few rows at a time where ``num`` actions a row would be too much at once."""
     rows, cost = arrays[0].shape[0], num * max(config.hidden_dims)

@@ -94,6 +94,10 @@ def check_dataset(
         raise ValueError(f"{source} is empty: it has no episode; collect again.")
     if length.sum() == 0:
         raise ValueError(f"{source}: none of its {length.size} episodes has a step; collect again.")
+    longest = episodes.actions.shape[1]
+    if length.min() < 0 or length.max() > longest:
+        wrong = length.min() if length.min() < 0 else length.max()
+        raise ValueError(f"{source}: a length is {wrong} of {longest} steps; collect again.")
     of_world = f"world {world_name!r}" if world_name else "the spec"
     for field, dim in (("observation", spec.observation_dim), ("action", spec.action_dim)):
         found = getattr(episodes, f"{field}s").shape[-1]

@@ -41,7 +41,8 @@ def episode_data(episodes: Episode, window: Window, discount: float = 1.0) -> di
         "terminal": terminals(episodes),
     }
     for field in window.fields:
-        if field not in known or (field == "task" and known[field] is None):
+        is_missing = field in known and field != "returns" and not np.size(known[field])
+        if field not in known or is_missing or (field == "task" and known[field] is None):
             raise ValueError(
                 f"the window asks for {field!r}, which these episodes do not hold; "
                 "use another algorithm, or a spec without it."

@@ -119,6 +119,11 @@ def sampler_of(loaded: Loaded, algorithm: Algorithm, batch: int = BATCH) -> Samp
 def in_units(loaded: Loaded, algorithm: Algorithm) -> Algorithm:
     """The algorithm as it sees the data of a problem."""
     if loaded.stats is None:
+        if loaded.sizes.observation_limit:
+            raise ValueError(
+                f"observation_limit={loaded.sizes.observation_limit} is in deviations, and {loaded.name} is learnt "
+                "in the world's units; leave it out."
+            )
         return algorithm
     return normalized(algorithm, loaded.stats, loaded.sizes.observation_limit)
 

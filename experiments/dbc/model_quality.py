@@ -54,6 +54,8 @@ def pairs_of(loaded: Loaded, num: int) -> tuple[np.ndarray, np.ndarray]:
     states, actions = (jnp.asarray(x) for x in transitions(loaded.episodes))
     if loaded.stats is not None:
         states = standardize(states, loaded.stats.observation_mean, loaded.stats.observation_std)
+        if limit := loaded.sizes.observation_limit:
+            states = jnp.clip(states, -limit, limit)
         actions = standardize(actions, loaded.stats.action_mean, loaded.stats.action_std)
     rows = np.random.default_rng(0).permutation(len(states))[:num]
     return np.asarray(states)[rows], np.asarray(actions)[rows]
@@ -94,6 +96,10 @@ def auc(expert: Float[np.ndarray, "N"], other: Float[np.ndarray, "M"]) -> float:
 
 
 def main(config: Config) -> dict:
+    if config.model_seed is not None:
+        raise ValueError(
+            f"model_seed={config.model_seed}: intervals are over models; name --seeds instead."
+        )
     rows = []
     directory = f"{config.directory}/{config.preset}"
     num, draws = (16, 8) if config.preset == "smoke" else (config.pairs, config.draws)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
@@ -40,7 +41,8 @@ def main(config: Config) -> Results:
     def arms(loaded: Loaded) -> Mapping[str, Arm]:
         made = {"BC": bc_arm(loaded.sizes)}
         for kind in config.kinds:
-            own = {"kind": kind, "action_limit": limit_of(loaded)}
+            own: dict[str, Any] = {"kind": kind}
+            own |= {"action_limit": limit_of(loaded)} if kind == "ebm" else {}
             own |= {"decay_steps": 0} if kind == "gan" else {}  # it learns as long as the policy
             make = lambda kind=kind, own=own, **changes: dbc_arm(
                 loaded.sizes, WEIGHTS.get(kind, weight_of(loaded)), **own, **changes

@@ -29,21 +29,21 @@ class Options:
     model_seed: int | None = None  # one model guides all seeds, as in the release
     directory: str = "runs/experiments/dbc"
     policy_dims: tuple[int, ...] = ()
-    policy_steps: int = 0
-    policy_rate: float = 0.0
-    density_width: int = 0
-    density_steps: int = 0
-    density_rate: float = 0.0
-    weight: float = 0.0  # lambda_DM; ``.weight`` has several instead
-    observation_noise: float = 0.0  # of BC and DBC
-    observation_limit: float = 0.0  # deviations at which observations are cut
-    episodes: int = 0  # of evaluation, per seed
+    policy_steps: int | None = None
+    policy_rate: float | None = None
+    density_width: int | None = None
+    density_steps: int | None = None
+    density_rate: float | None = None
+    weight: float | None = None  # lambda_DM; ``.weight`` has several instead
+    observation_noise: float | None = None  # of BC and DBC
+    observation_limit: float | None = None  # deviations at which observations are cut
+    episodes: int | None = None  # of evaluation, per seed
 
     def resize(self, preset: Sizes) -> Sizes:
         """The preset's sizes with what is given here instead."""
         names = {field.name for field in fields(Sizes)} - {"seeds"}
-        given = {name: value for name, value in vars(self).items() if name in names and value}
-        return replace(preset, **given)
+        given = {name: value for name, value in vars(self).items() if name in names}
+        return replace(preset, **{n: v for n, v in given.items() if v not in (None, ())})
 
     def run(self, sizes: Sizes) -> Run:
         """What all arms share; the seeds of the preset where none are named."""

@@ -1,10 +1,10 @@
 """How much the guidance may weigh: success over lambda (arXiv 2302.13335).
 
-    python -m experiments.dbc.weight                     # about 45 min on one core, eight arms
+    python -m experiments.dbc.weight                     # about 45 min on one core, nine arms
     python -m experiments.dbc.weight --preset smoke      # minutes
 
 Expect a plateau: success rises from BC's with lambda and falls again where guidance drowns the demonstrations.  On
-Pick the learning rate of the policy matters as much: lambda 4 is the best at 5e-4, and not at 1e-3.
+Pick the learning rate of the policy matters as much: lambda 4 does better at 5e-4 than at 1e-3.
 """
 
 from __future__ import annotations

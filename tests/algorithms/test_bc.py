@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from daag_jax.algorithms.bc import BcConfig, bc
+from daag_jax.algorithms.parts.action_head import Exploration
 from daag_jax.types import Batch, Context, Spec
 
 EXPERT = np.array([[0.5, -0.3], [0.2, 0.4], [-0.4, 0.1]], np.float32)
@@ -41,3 +42,8 @@ def test_a_chunk_follows_the_last_observation(key):
     actions = jnp.zeros((5, 4, 2)).at[:, 0].set(9.0)  # before the decision: must not count
     batch = Batch(jnp.zeros((5, 4, 3)), actions, zeros, jnp.ones((5, 4), bool), task)
     assert jax.jit(algorithm.update)(state, batch, update_key)[1]["loss/policy"] < 1e-3
+
+
+def test_a_linear_head_has_no_bounds_to_explore_in():
+    with pytest.raises(ValueError, match="head 'linear' has no bounds to explore in"):
+        BcConfig(head="linear", exploration=Exploration(epsilon=0.1))

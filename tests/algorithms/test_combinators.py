@@ -51,6 +51,17 @@ def test_observations_far_from_the_data_are_cut(key):
     np.testing.assert_allclose(state, 4 * (0.5 + 0.5))
     actions = algorithm.act(state, Context(-batch().observations), act_key)
     np.testing.assert_allclose(actions, 0.5 - 0.1 * 0.5)
+    imagined = algorithm.augment(state, batch(), update_key)
+    np.testing.assert_allclose(imagined.observations, batch().observations, rtol=1e-6)
+    with pytest.raises(ValueError, match="observation_limit=-1.0 is negative"):
+        normalized(echo(), STATS, observation_limit=-1.0)
+
+
+def test_an_imagined_task_is_in_the_units_of_the_world(key):
+    stats = STATS._replace(task_mean=jnp.array([5.0]), task_std=jnp.array([2.0]))
+    told = batch()._replace(extras={"task": jnp.full((4, 1), 9.0)})
+    imagined = normalized(echo(), stats).augment(jnp.zeros(()), told, key)
+    np.testing.assert_allclose(imagined.extras["task"], 9.0)
 
 
 def test_ensemble_members_differ_and_act_by_their_mean(key):

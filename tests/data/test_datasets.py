@@ -232,6 +232,8 @@ def with_value(field, index, value) -> Episode:
     [
         (jax.tree.map(lambda x: x[:0], some_episodes()), "is empty"),
         (some_episodes()._replace(length=np.zeros(3, np.int32)), "none of its 3 episodes has a"),
+        (some_episodes()._replace(length=np.array([2, 9, 1])), "a length is 9 of 4 steps"),
+        (some_episodes()._replace(length=np.array([2, -1, 1])), "a length is -1 of 4 steps"),
         (with_value("observations", (2, 2, 1), np.nan), "NaN or infinity at 1 steps, .* episode 2"),
         (with_value("actions", (0, 3, 1), np.inf), "actions hold NaN .* episode 0, step 3"),
         (

@@ -50,6 +50,9 @@ def test_returns_are_discounted_sums():
 def test_a_field_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="asks for 'task'"):
         episode_data(numbered_episodes(), Window(fields=("task",)))
+    blind = numbered_episodes()._replace(images=np.zeros((3, 6, 0, 0, 0, 3), np.uint8))
+    with pytest.raises(ValueError, match="asks for 'image'"):
+        episode_data(blind, Window(fields=("image",)))
 
 
 def test_episodes_without_a_step_are_refused():

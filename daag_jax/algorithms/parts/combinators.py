@@ -20,18 +20,21 @@ def normalized(algorithm: Algorithm, stats: Stats, observation_limit: float = 0.
 
     Args:
         observation_limit: deviations at which observations are cut, so that a number that hardly varied in the data
-            cannot drown the others; 0 does not cut.
-    """
+            cannot drown the others where it learns and acts; 0 does not cut.
 
-    def seen(context: Context) -> Context:
-        context = standardized_context(context, stats)
+    Raises:
+        ValueError: the limit is negative.
+    """
+    if observation_limit < 0:
+        raise ValueError(f"observation_limit={observation_limit} is negative; 0 does not cut.")
+
+    def cut(observations: Array) -> Array:
         if not observation_limit:
-            return context
-        cut = jnp.clip(context.observations, -observation_limit, observation_limit)
-        return context._replace(observations=cut)
+            return observations
+        return jnp.clip(observations, -observation_limit, observation_limit)
 
     def inward(batch: Batch) -> Batch:
-        context = seen(Context(batch.observations, batch.extras))
+        context = standardized_context(Context(batch.observations, batch.extras), stats)
         actions = standardize(batch.actions, stats.action_mean, stats.action_std)
         return batch._replace(
             observations=context.observations, actions=actions, extras=context.extras
@@ -39,14 +42,20 @@ def normalized(algorithm: Algorithm, stats: Stats, observation_limit: float = 0.
 
     def outward(batch: Batch) -> Batch:
         observations = restore(batch.observations, stats.observation_mean, stats.observation_std)
-        actions = restore(batch.actions, stats.action_mean, stats.action_std)
-        return batch._replace(observations=observations, actions=actions)
+        actions, extras = restore(batch.actions, stats.action_mean, stats.action_std), batch.extras
+        if stats.task_mean is not None and "task" in extras:
+            extras = {**extras, "task": restore(extras["task"], stats.task_mean, stats.task_std)}
+        return batch._replace(observations=observations, actions=actions, extras=extras)
 
     def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-        return algorithm.update(state, inward(batch), key)
+        seen = inward(batch)
+        seen = seen._replace(observations=cut(seen.observations))
+        return algorithm.update(state, seen, key)
 
     def act(state: State, context: Context, key: Key) -> Actions:
-        actions = algorithm.act(state, seen(context), key)
+        seen = standardized_context(context, stats)
+        seen = seen._replace(observations=cut(seen.observations))
+        actions = algorithm.act(state, seen, key)
         return restore(actions, stats.action_mean, stats.action_std)
 
     def augment(state: State, batch: Batch, key: Key) -> Batch:

@@ -44,7 +44,10 @@ TIME_EMBEDDINGS = ("step", "sinusoidal")
 
 @dataclass(frozen=True)
 class DensityConfig:
-    """A generative model of expert pairs; Diffusion-BC's release unless said otherwise."""
+    """A generative model of expert pairs; of the kind "diffusion" as in Diffusion-BC's release, unless said otherwise.
+
+    Widths of the other kinds, and the VAE's latent, are ours.
+    """
 
     kind: str = "diffusion"
     target: str = "joint"  # or "conditional", "action"
