@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +40,14 @@ def provenance() -> dict[str, str]:
         "machine": platform.machine(),
         "jax": jax.__version__,
     }
+
+
+def mark_of(text: str, *arrays: np.ndarray) -> str:
+    """A short mark of what a stored result depends on."""
+    mark = hashlib.sha256(text.encode())
+    for values in arrays:
+        mark.update(np.ascontiguousarray(values).tobytes())
+    return mark.hexdigest()[:16]
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -67,7 +67,10 @@ def interquartile_mean(scores: Float[np.ndarray, "S"] | list, reps: int = 2000) 
 def paired_difference(
     ours: Float[np.ndarray, "S"] | list, theirs: Float[np.ndarray, "S"] | list, reps: int = 2000
 ) -> Estimate:
-    """Mean of ours - theirs over paired seeds, with a bootstrap interval over the pairs."""
+    """Mean of ours - theirs over paired seeds, with a percentile bootstrap interval over the pairs (rliable's).
+
+    Of few pairs it is too narrow: for normal differences it covers 90 % with ten, 83 % with five and 75 % with three.
+    """
     ours, theirs = finite(ours), finite(theirs)
     if ours.shape != theirs.shape:
         raise ValueError(f"{ours.size} and {theirs.size} seeds do not pair up; use the same seeds.")

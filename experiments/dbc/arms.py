@@ -8,7 +8,6 @@ results.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -34,7 +33,7 @@ from daag_jax.training.keys import key_at
 from daag_jax.training.seeds import Trained, fit_seeds, init_seeds, roots_of
 from daag_jax.types import Algorithm, Batch, Context, State
 from experiments.dbc.problems import Loaded, Sizes, held_out, num_transitions
-from experiments.records import write_json
+from experiments.records import mark_of, write_json
 
 BATCH = 128
 HELD_OUT_BATCH = 1024  # pairs that early stopping looks at
@@ -206,10 +205,7 @@ def digest(loaded: Loaded, *parts: Any) -> str:
     episodes, problem = loaded.episodes, loaded.problem
     units = problem.is_normalized, loaded.sizes.observation_limit
     text = repr((VERSION, problem.world, units, problem.score, BATCH, *parts))
-    mark = hashlib.sha256(text.encode())
-    for values in (episodes.length, episodes.observations, episodes.actions):
-        mark.update(np.ascontiguousarray(values).tobytes())
-    return mark.hexdigest()[:16]
+    return mark_of(text, episodes.length, episodes.observations, episodes.actions)
 
 
 def run_arm(

@@ -11,7 +11,6 @@ against 130 and more for the planner.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -45,7 +44,7 @@ from experiments.planning.methods import (
     units,
     whole_episodes,
 )
-from experiments.records import write_json, write_study
+from experiments.records import mark_of, write_json, write_study
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,11 @@ def stored_score(
         "updates": updates,
         "seeds": list(seeds),
         "evaluated": [task.num_episodes, mazes.EVALUATION_SEED],
-        "data": hashlib.sha256(np.ascontiguousarray(task.episodes.actions)).hexdigest(),
+        "data": mark_of(task.data, *task.episodes[:5]),
     }
     if (scale := reward_scale(method, task)) != 1.0:
         asked["reward scale"] = scale
-    mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    path = folder / f"{task.name}-{method}-{mark}.json"
+    path = folder / f"{task.name}-{method}-{mark_of(json.dumps(asked))}.json"
     if path.is_file():
         return json.loads(path.read_text())
     scores, seconds = score(method, config, task, seeds, updates)

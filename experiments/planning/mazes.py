@@ -7,7 +7,6 @@ steps apart, a small network; ``smoke`` shows that everything runs.  Data are ma
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,11 +37,13 @@ from daag_jax.training.fit import Sampler
 from daag_jax.training.keys import key_at
 from daag_jax.training.seeds import fit_seeds, init_seeds, roots_of
 from daag_jax.types import Algorithm, Episode
+from experiments.records import mark_of
 
 PRESETS = ("paper", "cpu", "smoke")
 FAMILIES = ("maze2d", "multi2d")
 POSITION, VELOCITY = (0, 1), (2, 3)  # of an observation
 DATA_SEED, EVALUATION_SEED = 0, 10_000
+VERSION = 1  # of the code: a change of what is learnt makes stored states stale
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def load(layout: str, preset: str, directory: str | Path) -> Loaded:
     check_name("layout", layout, MAZES)
     check_name("preset", preset, PRESETS)
     sizes, env = sizes_of(layout, preset), make_world(f"maze2d-{layout}-v1")
-    path = Path(directory) / f"{layout}-{sizes.steps}.safetensors"
+    path = Path(directory) / f"{layout}-{sizes.steps}-{DATA_SEED}.safetensors"
     if not path.is_file():
         num = sizes.steps // RUN_STEPS
         made = jax.jit(lambda key: wander(env, key, num))(jax.random.key(DATA_SEED))
@@ -173,15 +174,6 @@ class Trained(NamedTuple):
     seconds: float | None
 
 
-def mark_of(loaded: Loaded, seeds: Sequence[int]) -> str:
-    """What trained states depend on, shortened."""
-    config = replace(loaded.config, drawing=DrawingConfig(num_inference_steps=1))
-    sizes = loaded.sizes
-    training = sizes.steps, sizes.updates, sizes.batch, DATA_SEED
-    text = repr((loaded.layout, training, config, tuple(seeds)))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def trained(
     loaded: Loaded,
     seeds: Sequence[int],
@@ -193,10 +185,16 @@ def trained(
 
     Args:
         learner: of ``loaded.config``.
-        discount: of the returns, where the learner asks for them; a constant of the learner's experiment.
+        discount: of the returns, where the learner asks for them.
     """
     algorithm = normalized(learner(loaded.config, loaded.env.spec), loaded.stats)
-    folder = Path(directory) / "models" / mark_of(loaded, seeds)
+    episodes, drawing = loaded.episodes, DrawingConfig(num_inference_steps=1)
+    training = loaded.sizes.updates, loaded.sizes.batch, discount, VERSION
+    mark = mark_of(
+        repr((loaded.layout, training, replace(loaded.config, drawing=drawing), tuple(seeds))),
+        *(episodes.observations, episodes.actions, episodes.rewards),
+    )
+    folder = Path(directory) / "models" / mark
     if checkpoint.latest(folder) is not None:
         found = checkpoint.restore(folder, init_seeds(algorithm, seeds))
         return Trained(found.state, found.metadata.get("seconds"))

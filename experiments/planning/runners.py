@@ -44,7 +44,7 @@ def load(name: str, preset: str, directory: Path) -> Task:
     """Makes or reads a data set."""
     check_name("data set", name, DATA_SETS)
     world, steps = DATA_SETS[name][0], STEPS[preset]
-    path = directory / f"{name}-{steps}.safetensors"
+    path = directory / f"{name}-{steps}-{DATA_SEED}.safetensors"
     if not path.is_file():
         write_episodes(path, collected(name, DATA_SEED, steps))
     return Task(world, name, make_world(world), read_episodes(path)[0], EPISODES[preset])
