@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
+from daag_jax.types import Episode
 from experiments.dbc import arms, problems
 from experiments.dbc.study import Options
 from experiments.planning import baselines, mazes, methods
@@ -101,3 +102,35 @@ def test_a_baseline_is_scored_once_for_each_setting(tmp_path, monkeypatch):
     assert len(calls) == 1
     ask(31)
     assert len(calls) == 2
+
+
+def runner_task(rewards) -> methods.Task:
+    shape = np.shape(rewards)
+    seen = np.zeros((shape[0], shape[1] + 1, 2), np.float32)
+    blank = np.zeros((*seen.shape[:2], 0, 0, 0, 3), np.uint8)
+    length = np.full(shape[0], shape[1])
+    rewards = np.asarray(rewards, np.float32)
+    episodes = Episode(seen, blank, np.zeros((*shape, 1), np.float32), rewards, length)
+    return methods.Task("hopper", "hopper-medium-expert-ours", None, episodes, 1)
+
+
+def test_rewards_of_runners_are_scaled_for_iql_alone():
+    task = runner_task([[1.0, 3.0], [0.0, 2.0]])  # returns 4 and 2
+    assert methods.reward_scale("iql", task) == 500.0
+    assert methods.reward_scale("td3_bc", task) == 1.0
+    assert methods.reward_scale("iql", task._replace(runs_on=True)) == 1.0
+
+
+def test_scales_of_returns_are_positive_where_returns_are_not():
+    task = runner_task([[-100.0, -200.0], [-50.0, -50.0]])
+    sequence = methods.settings("decision_transformer", task, 100, "cpu")
+    assert -101.0 > sequence.target_return > -105.0 and sequence.return_scale == 300.0
+    assert methods.settings("decision_diffuser", task, 100, "cpu").returns_scale > 0
+
+
+def test_the_published_guide_depends_on_the_data():
+    task = runner_task([[1.0, 3.0]])
+    hopper = methods.settings("diffuser", task, 100, "paper")
+    assert (hopper.guide_scale, hopper.guide_stop) == (0.0001, 0.25)
+    other = methods.settings("diffuser", task._replace(data="walker2d-medium-ours"), 100, "paper")
+    assert (other.guide_scale, other.guide_stop) == (0.1, 0.15)
