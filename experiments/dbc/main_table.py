@@ -1,6 +1,6 @@
 """The main table of Diffusion-BC: BC, implicit BC, diffusion policy, DBC on every problem (arXiv 2302.13335).
 
-    python -m experiments.dbc.main_table                              # not measured with implicit BC
+    python -m experiments.dbc.main_table                              # implicit BC: 25 min of one core for each seed
     python -m experiments.dbc.main_table --preset smoke               # minutes
     python -m experiments.dbc.main_table --preset paper --problems maze pick push cheetah walker ant hand
 
