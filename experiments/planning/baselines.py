@@ -145,9 +145,10 @@ def main(config: Config) -> dict:
     directory = Path(config.directory) / config.preset
     loaded = [mazes.load(layout, config.preset, directory) for layout in config.layouts]
     tasks = {
-        name: Task(name, name, maze.env, maze.episodes, maze.sizes.episodes, True)
+        (name := f"maze2d-{maze.layout}"): Task(
+            name, name, maze.env, maze.episodes, maze.sizes.episodes, runs_on=True
+        )
         for maze in loaded
-        for name in [f"maze2d-{maze.layout}"]
     }
     seeds = config.seeds or tuple(range(loaded[0].sizes.seeds))
     folder = directory / "baselines"

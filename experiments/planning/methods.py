@@ -55,7 +55,7 @@ class Task(NamedTuple):
     """What is learnt from, and where the result is tried."""
 
     name: str  # of D4RL's returns
-    data: str
+    data: str  # the data set
     env: Env
     episodes: Episode
     num_episodes: int  # of evaluation, per seed
@@ -94,21 +94,16 @@ def settings(method: str, task: Task, updates: int, preset: str) -> Any:
 
 
 def diffuser_settings(preset: str, data: str) -> DiffuserConfig:
-    """Locomotion: guided by the value of 32 steps, and the best candidate's first action."""
-    horizon, scale, stop = 32, 0.1, 2
-    if preset != "paper":
-        drawing, widths, guide_steps = DrawingConfig("ddim", 5, candidates=4), (16, 32, 64), 1
-    else:
-        drawing, widths, guide_steps = (
-            DrawingConfig("ddpm", 20, candidates=64),
-            (32, 64, 128, 256),
-            2,
-        )
+    """Locomotion (Janner et al. 2022, release): guided by the value of 32 steps, the best candidate's first action."""
+    horizon, num_steps, scale, stop = 32, 20, 0.1, 2
+    drawing, widths, guide_steps = DrawingConfig("ddim", 5, candidates=4), (16, 32, 64), 1
+    if preset == "paper":
+        drawing, guide_steps = DrawingConfig("ddpm", num_steps, candidates=64), 2
+        widths = (32, 64, 128, 256)
         if data.startswith("halfcheetah"):
             horizon, widths, scale, stop = 4, (32, 128, 256), 0.001, 4
         elif data.startswith("hopper-medium-expert"):
             scale, stop = 0.0001, 4
-    num_steps = 20
     return DiffuserConfig(
         TrajectoryConfig(horizon, has_actions=True),
         drawing,
@@ -125,7 +120,7 @@ def diffuser_settings(preset: str, data: str) -> DiffuserConfig:
 
 
 def decision_diffuser_settings(preset: str, best: float) -> DecisionDiffuserConfig:
-    """Locomotion: asked for 0.9 of the best return in the data, by its size."""
+    """Locomotion (Ajay et al. 2022, release): asked for 0.9 of the best return in the data, by its size."""
     if preset == "paper":
         return DecisionDiffuserConfig(returns_scale=best)
     return DecisionDiffuserConfig(
