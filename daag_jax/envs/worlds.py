@@ -37,7 +37,7 @@ WORLDS: dict[str, World] = {
     "walker2d": World("locomotion", "Walker2d", "Walker2dConfig", "trained.trained"),
     "hopper": World("locomotion", "Hopper", "HopperConfig", "trained.trained"),
     "ant-reach": World("ant_reach", "AntReach", "AntReachConfig", "trained.trained"),
-    "hand-rotate": World("hand_rotate", "HandRotate", "HandRotateConfig", "hand.planned"),
+    "hand-rotate": World("hand_rotate", "HandRotate", "HandRotateConfig", "trained.trained"),
 }
 
 # D4RL's names: with one goal (Maze2D), and with any (Multi2D)

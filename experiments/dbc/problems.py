@@ -159,7 +159,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "hand": Problem(
         "hand-rotate",
-        515,
+        730,
         0,
         {
             "paper": Sizes((512, 512), 390_000, 1e-4, 2048, 790_000, 3e-5, density_decays=False),

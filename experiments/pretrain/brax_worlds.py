@@ -17,11 +17,12 @@ class Adapter(brax_env.Env):
     """One of our worlds with brax's interface; our state is its pipeline state, so that brax's counters stand apart.
 
     Args:
-        progress: reward of a metre nearer to the goal, on top of the world's own.
+        distance: the metric that measures how far the goal is; None adds no reward.
+        progress: reward of a unit of it nearer to the goal, on top of the world's own.
     """
 
-    def __init__(self, env: Env, progress: float = 0.0):
-        self.env, self.progress = env, progress
+    def __init__(self, env: Env, distance: str | None = None, progress: float = 0.0):
+        self.env, self.distance, self.progress = env, distance, progress
 
     def reset(self, rng: jax.Array) -> State:
         state = self.env.reset(rng)
@@ -31,8 +32,9 @@ class Adapter(brax_env.Env):
         before = state.pipeline_state
         after = self.env.step(before, action)
         reward = after.reward
-        if self.progress:
-            reward += self.progress * (before.metrics["distance"] - after.metrics["distance"])
+        if self.distance is not None:
+            nearer = before.metrics[self.distance] - after.metrics[self.distance]
+            reward += self.progress * nearer
         return state.replace(
             pipeline_state=after,
             obs=after.obs,
@@ -47,10 +49,26 @@ class Adapter(brax_env.Env):
 
 
 class FreshResets(brax_env.Wrapper):
-    """Begins a new episode after the last one, elsewhere each time (brax's own wrapper repeats the first reset)."""
+    """Begins a new episode after the last one, elsewhere each time (brax's own wrapper repeats the first reset).
+
+    Args:
+        num_banked: first states made beforehand, of which one is drawn; 0 makes a new one at every step.
+    """
+
+    def __init__(self, env: brax_env.Env, num_banked: int = 0):
+        super().__init__(env)
+        keys = jax.random.split(jax.random.PRNGKey(0), num_banked)  # as brax has them
+        self.bank = jax.jit(env.reset)(keys) if num_banked else None
+
+    def _first(self, keys: jax.Array) -> State:
+        if self.bank is None:
+            return self.env.reset(keys)
+        size = len(self.bank.done)
+        rows = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(keys)
+        return jax.tree.map(lambda x: x[rows], self.bank)
 
     def reset(self, rng: jax.Array) -> State:
-        state = self.env.reset(rng)
+        state = self._first(rng)
         return state.replace(info={**state.info, "reset_key": rng})
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -58,7 +76,7 @@ class FreshResets(brax_env.Wrapper):
         state = state.replace(done=jnp.zeros_like(state.done), info={**state.info, "steps": steps})
         after = self.env.step(state, action)
         keys = jax.vmap(jax.random.split)(state.info["reset_key"])
-        fresh = self.env.reset(keys[:, 0])
+        fresh = self._first(keys[:, 0])
         choose = lambda new, old: jnp.where(
             after.done.reshape((-1,) + (1,) * (new.ndim - 1)) > 0, new, old
         )
@@ -69,10 +87,17 @@ class FreshResets(brax_env.Wrapper):
         )
 
 
-def wrapped(env: Adapter, episode_length: int, action_repeat: int = 1, randomization_fn=None):
+def wrapped(
+    env: Adapter,
+    episode_length: int,
+    action_repeat: int = 1,
+    randomization_fn=None,
+    num_banked: int = 0,
+):
     """Many worlds, cut at ``episode_length``, each begun anew."""
     del randomization_fn
-    return FreshResets(EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat))
+    worlds = EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat)
+    return FreshResets(worlds, num_banked)
 
 
 def as_weights(params: tuple, with_deviations: bool = False) -> dict[str, np.ndarray]:

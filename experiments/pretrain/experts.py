@@ -47,7 +47,10 @@ from experiments.pretrain.cards import command_of, write_card
 
 # success and return at which a training stops: D4RL's reference, which normalises its scores
 ENOUGH = {world: (0.0, D4RL_RETURNS[world][1]) for world in ("halfcheetah", "walker2d", "hopper")}
-ENOUGH["ant-reach"] = (0.99, -100.0)
+ENOUGH |= {"ant-reach": (0.99, -100.0), "hand-rotate": (0.95, -100.0)}
+# what a training is rewarded for making smaller, in the worlds that have a goal: metres, and radians
+DISTANCES = {"ant-reach": "distance", "hand-rotate": "rotation_error"}
+BANKS = {"hand-rotate": 2048}  # first states of a training, where each takes long to settle
 MAX_MET = 10  # policies of a training that are kept
 FOREVER = 2**30  # steps; brax cuts the episodes of training, and knows that this is no end
 
@@ -71,7 +74,8 @@ class Config:
     """What to train and for how long."""
 
     world: Annotated[
-        Literal["halfcheetah", "walker2d", "hopper", "ant-reach"], tyro.conf.Positional
+        Literal["halfcheetah", "walker2d", "hopper", "ant-reach", "hand-rotate"],
+        tyro.conf.Positional,
     ] = "halfcheetah"
     preset: Literal["full", "smoke"] = "full"
     stage: Literal["expert", "medium"] = "expert"  # where to stop, and what to write
@@ -81,7 +85,7 @@ class Config:
     final_episodes: int = 100  # that the card tells of
     seed: int = 0
     directory: str = "runs/pretrain/experts"
-    progress: float = 10.0  # ant-reach: reward of a metre nearer to the goal, while training
+    progress: float = 10.0  # reward of a metre or radian nearer to the goal, while training
     spawn_noise: float = 0.05  # ant-reach: while training
     sac: SacConfig = field(default_factory=SacConfig)
 
@@ -254,7 +258,7 @@ def train(
         training_env,
         num_timesteps=config.steps,
         episode_length=episode_length,
-        wrap_env_fn=wrapped,
+        wrap_env_fn=functools.partial(wrapped, num_banked=BANKS.get(config.world, 0)),
         num_envs=settings.num_envs,
         num_eval_envs=1,  # the reporter measures
         num_evals=config.evaluations + 1,
@@ -284,8 +288,8 @@ def main(config: Config) -> None:
     kept = Best(config, folder) if config.stage == "expert" else Met(config, folder)
     checkpoints = Path(config.directory).resolve() / f"{config.world}-{config.stage}"
     changes = {"spawn_noise": config.spawn_noise} if config.world == "ant-reach" else {}
-    progress = config.progress if config.world == "ant-reach" else 0.0
-    training_env = Adapter(make_world(config.world, horizon=FOREVER, **changes), progress)
+    world = make_world(config.world, horizon=FOREVER, **changes)
+    training_env = Adapter(world, DISTANCES.get(config.world), config.progress)
     report = reporter(config, env, kept, checkpoints, begun)
     with contextlib.suppress(Enough, KeyboardInterrupt):
         train(config, training_env, env.horizon, report, checkpoints)

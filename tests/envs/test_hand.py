@@ -1,4 +1,4 @@
-"""HandRotate: sizes and layout, keys, gymnasium-robotics step by step, success, ranges; and a planner that turns."""
+"""HandRotate: sizes and layout, keys, gymnasium-robotics step by step, success, ranges; and an expert that turns."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from daag_jax.envs.env import Env
-from daag_jax.envs.experts.hand import (
-    PlanConfig,
-    interpolation,
-    later,
-    planned,
-)
 from daag_jax.envs.physics import PhysicsState
-from daag_jax.envs.probes import Probe
 from daag_jax.envs.tasks.hand_rotate import (
     PALM_HEIGHT,
     SUCCESS_ANGLE,
@@ -23,7 +16,7 @@ from daag_jax.envs.tasks.hand_rotate import (
     angle_between,
     hand_model,
 )
-from daag_jax.envs.worlds import make_world
+from daag_jax.envs.worlds import make_expert, make_world
 
 pytest.importorskip("gymnasium_robotics")
 QUICK = {"xla_backend_optimization_level": 0}
@@ -171,45 +164,15 @@ def test_a_value_that_does_not_fit_is_named(changes, message):
         HandRotateConfig(**changes)
 
 
-def test_the_planner_turns_the_block_towards_the_goal(states):
-    """By 0.1 rad in eight steps, with a search of a quarter of the size; it takes 30 steps to the goal."""
+def test_the_expert_turns_the_block_towards_the_goal(states):
     env = HandRotate()
-    expert = planned(env, PlanConfig(num_candidates=12))
-    states = jax.tree.map(lambda x: x[:2], states)
+    expert = make_expert("hand-rotate", env)
 
-    def step(carry, key):
-        states, plans = carry
-        actions, plans = jax.vmap(expert.act)(plans, states, jax.random.split(key, 2))
-        return (jax.vmap(env.step)(states, actions), plans), actions
+    def step(states, _):
+        actions, _ = jax.vmap(lambda state: expert.act((), state, jax.random.key(0)))(states)
+        return jax.vmap(env.step)(states, actions), actions
 
-    plans = jax.vmap(expert.start)(states, jax.random.split(jax.random.key(5), 2))
-    keys = jax.random.split(jax.random.key(6), 8)
-    (after, _), actions = jax.jit(lambda c: jax.lax.scan(step, c, keys))((states, plans))
+    after, actions = jax.jit(lambda states: jax.lax.scan(step, states, None, length=8))(states)
     turned = states.metrics["rotation_error"] - after.metrics["rotation_error"]
-    assert (turned > 0.05).all() and turned.mean() > 0.1
-    assert np.abs(np.diff(actions, axis=0)).mean() < 0.1
-
-
-def test_a_plan_moves_on_along_straight_lines():
-    way = jnp.asarray([[0.0], [4.0], [6.0]])
-    np.testing.assert_allclose((interpolation(2, 4) @ way)[:, 0], [1, 2, 3, 4, 4.5, 5, 5.5, 6])
-    np.testing.assert_allclose(later(way, 4)[:, 0], [4.5, 6.0])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_candidates": 0}, "num_candidates 0"),
-        ({"temperature": 0.0}, "temperature 0.0"),
-        ({"timestep": 0.03}, "timestep 0.03"),
-        ({"timestep": 0.0}, "timestep 0.0"),
-    ],
-)
-def test_a_search_that_does_not_fit_is_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        PlanConfig(**changes)
-
-
-def test_the_planner_refuses_another_world():
-    with pytest.raises(ValueError, match="not Probe"):
-        planned(Probe("constant"))
+    assert turned.mean() > 0.1
+    assert jnp.all(jnp.abs(actions) <= 1.0)

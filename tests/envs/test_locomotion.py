@@ -30,7 +30,7 @@ RUNNERS = {
     "Walker2d-v5": (Walker2d, Walker2dConfig, "walker2d.xml"),
     "Hopper-v5": (Hopper, HopperConfig, "hopper.xml"),
 }
-NAMES = sorted(WORLD_NAMES.values())
+NAMES = sorted({*WORLD_NAMES.values()} - {"hand-rotate"})  # which has tests of its own
 SHIPPED = [name for name in NAMES if (ASSETS / f"expert_{name}.safetensors").is_file()]
 
 
@@ -225,13 +225,13 @@ def test_the_mean_action_is_that_of_brax():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, "hand-rotate"])
 def test_an_expert_is_as_good_as_its_card_says(name, key):
     env = make_world(name)
     card = (ASSETS / f"expert_{name}.md").read_text()
     told = json.loads(re.search(r"measured[^`]*`(\{.*?\})`", card)[1])
     found = attempts(env, make_expert(name, env), key, 32)
-    if name == "ant-reach":
+    if name in ("ant-reach", "hand-rotate"):
         assert np.mean(found.extras["accepted"]) > told["success"] - 0.15
     else:
         full = np.asarray(found.extras["accepted"])

@@ -31,7 +31,9 @@ WORLD_NAMES = {
     "Walker2d": "walker2d",
     "Hopper": "hopper",
     "AntReach": "ant-reach",
+    "HandRotate": "hand-rotate",
 }
+ENDS_AT_GOAL = ("AntReach", "HandRotate")
 MIN_DEVIATION = 1e-3  # of brax's policies, before tanh
 Weights = Mapping[str, Array]
 
@@ -40,7 +42,7 @@ def trained(env: Env) -> Expert:
     """The shipped expert of a world, by the name of its class.
 
     HalfCheetah, Walker2d and Hopper run to the horizon, and an attempt that falls before it is no demonstration;
-    AntReach ends at the goal, and an attempt that does not reach it is none.
+    AntReach and HandRotate end at the goal, and an attempt that does not reach it is none.
 
     Raises:
         ValueError: there is no such expert.
@@ -52,7 +54,7 @@ def trained(env: Env) -> Expert:
             f"no expert was trained for {kind}; there is one for {sorted(WORLD_NAMES)}."
         )
     weights = load(asset(f"expert_{WORLD_NAMES[kind]}.safetensors"))
-    is_reaching = kind == "AntReach"
+    is_reaching = kind in ENDS_AT_GOAL
     has_reached = lambda state: state.metrics["success"] > 0
     return Expert(
         start=lambda state, key: (),
