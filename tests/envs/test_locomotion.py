@@ -237,3 +237,25 @@ def test_an_expert_is_as_good_as_its_card_says(name, key):
         full = np.asarray(found.extras["accepted"])
         returns = np.sum(np.asarray(found.rewards), axis=1)
         assert np.mean(full) > 0.7 and returns[full].mean() > 0.9 * told["return"]
+
+
+@pytest.mark.parametrize("num_banked", [0, 5])
+def test_a_training_is_paid_for_coming_nearer_and_begins_anew_elsewhere(num_banked):
+    from experiments.pretrain.brax_worlds import Adapter, wrapped
+
+    world = make_world("ant-reach")
+    env = wrapped(Adapter(world, "distance", 7.0), episode_length=2, num_banked=num_banked)
+    keys = jax.random.split(jax.random.PRNGKey(0), 3)  # as brax has them
+    first = jax.jit(env.reset)(keys)
+    step = jax.jit(env.step)
+    second = step(first, jnp.ones((3, 8)))
+    nearer = first.metrics["distance"] - second.metrics["distance"]
+    paid = second.reward - second.pipeline_state.reward
+    np.testing.assert_allclose(paid, 7.0 * nearer, atol=1e-4)
+    last = step(second, jnp.ones((3, 8)))
+    assert (np.asarray(last.done) == 1).all() and (np.asarray(second.done) == 0).all()
+    assert (np.asarray(last.pipeline_state.info["steps"]) == 0).all()
+    assert not (np.asarray(last.obs) == np.asarray(first.obs)).all(axis=1).any()
+    if num_banked:
+        rows = np.asarray(last.obs)[:, None] == np.asarray(env.bank.obs)[None]
+        assert rows.all(axis=2).any(axis=1).all()
