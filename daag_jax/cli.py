@@ -3,10 +3,10 @@
     daag demo                                        edit failures into successes and learn from them, end to end
     daag collect --policy expert --out runs/expert   episodes of RGB stacking, as a file
     daag collect maze2d-medium --out runs/maze       demonstrations of a world without pixels, as a Minari dataset
-    daag train dbc runs/maze                         an algorithm on such a file or dataset; also .npz and D4RL's .hdf5
+    daag train bc runs/maze                          an algorithm on such a file or dataset; also .npz and D4RL's .hdf5
     daag plan multi2d-large-v1                       the shipped planner in a maze: score, and a picture of plans
     daag evaluate runs/bc                            success rate with its interval, and videos
-    daag launch --processes 2 daag train dbc ...     one run in several processes; also of several hosts
+    daag launch --processes 2 daag train bc ...      one run in several processes; also of several hosts
     daag edit FRAMES red=green                       colours of objects in a video, by diffusion
     daag report RUN                                  report.html of a run folder
     daag weights check FOLDER                        what a folder of Stable Diffusion, ControlNet or CLIP holds

@@ -1,12 +1,12 @@
 """``daag launch``: one run in several processes of this host, or in processes of several hosts by hand.
 
-    daag launch --processes 2 daag train dbc runs/maze
-    daag launch --processes 2 --devices 4 daag train dbc runs/maze      # four virtual devices each
+    daag launch --processes 2 daag train bc runs/maze
+    daag launch --processes 2 --devices 4 daag train bc runs/maze      # four virtual devices each
 
 and on hosts a and b, of four processes in all:
 
-    daag launch --processes 2 --total 4 --first 0 --coordinator a:8476 daag train dbc runs/maze
-    daag launch --processes 2 --total 4 --first 2 --coordinator a:8476 daag train dbc runs/maze
+    daag launch --processes 2 --total 4 --first 0 --coordinator a:8476 daag train bc runs/maze
+    daag launch --processes 2 --total 4 --first 2 --coordinator a:8476 daag train bc runs/maze
 
 TPU pods and Slurm need no launcher: start the same command on every host (``experiments/launch``).
 """

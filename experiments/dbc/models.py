@@ -5,7 +5,8 @@
 
 The paper has, on Maze without BC: the diffusion model at 80 percent, the others far below; with BC all near BC and DBC
 above.  All have the same hidden layers; the weights of EBM, VAE and GAN are the release's, and were not tuned.  The
-VAE's term counts here (in a version of the released code it was overwritten).
+VAE's term counts here (in a version of the released code it was overwritten).  After so short a training expect
+otherwise: alone, the VAE is level with diffusion (42 and 33 percent), and the GAN at 19.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Model-free baselines on the planner's own data: what Maze2D's single goal gives without planning.
 
-    python -m experiments.planning.baselines                    # half an hour per method and layout on one core
+    python -m experiments.planning.baselines                    # half an hour per method and layout, cql six hours
     python -m experiments.planning.baselines --preset smoke     # a minute or two
 
 All learn from the transitions of ``experiments.planning.mazes`` with the rewards of the layout's one goal, at their

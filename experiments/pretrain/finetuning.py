@@ -1,7 +1,7 @@
 """Finetunes a pretrained denoiser on simulator frames: a new ControlNet beside its UNet, or LoRA inside it.
 
     python -m experiments.pretrain.finetuning --weights stable-diffusion-v1-5 --part controlnet --condition depth
-    python -m experiments.pretrain.finetuning --weights stable-diffusion-v1-5 --part lora --fsdp 8
+    python -m experiments.pretrain.finetuning --weights stable-diffusion-v1-5 --part lora --controlnet DEPTH --fsdp 8
     python -m experiments.pretrain.finetuning --preset smoke       # the shipped compact model, 2 min on two CPU cores
 
 Writes the folder of a ControlNet, which ``daag edit --controlnets`` and diffusers read, or
