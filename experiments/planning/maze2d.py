@@ -4,9 +4,9 @@
     python -m experiments.planning.maze2d --preset smoke     # a minute or two
 
 The score is D4RL's: 0 for a random policy, 100 for its reference controller, which from its second episode on steers
-at the goal whatever stands between (one that knows the way has about 148, 158, 206).  The low-level follower is a part of every
-protocol, for it does much of the work.  Levels to pass, quoted from memory: Diffuser 113.9, 121.5, 123.0 (Multi2D 128.9,
-127.2, 132.1), Hierarchical Diffuser 128, 136, 156.
+at the goal whatever stands between (one that knows the way has about 148, 158, 206).  The low-level follower is a part
+of every protocol, for it does much of the work.  Levels to pass, quoted from memory: Diffuser 113.9, 121.5, 123.0
+(Multi2D 128.9, 127.2, 132.1), Hierarchical Diffuser 128, 136, 156.
 """
 
 from __future__ import annotations
