@@ -36,9 +36,11 @@ from daag_jax.algorithms.parts.trainable import (
     Trainable,
     apply_gradients,
     averaged,
+    check_training,
     create,
     make_optimizer,
 )
+from daag_jax.data.windows import recent
 from daag_jax.networks.mlp import Mlp
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Params, Spec, Window
 
@@ -87,6 +89,7 @@ class BcConfig:
                 f"head 'linear' has no bounds to explore in ({self.exploration}); leave exploration out, or "
                 "head='bounded'."
             )
+        check_training(self)
         for field in ("observation_noise", "decay_steps"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} is negative; 0 switches it off.")
@@ -160,8 +163,8 @@ def make_policy(config: BcConfig, spec: Spec) -> Policy:
 
 
 def flat_inputs(data: Batch | Context, history: int, spec: Spec) -> Float[Array, "B I"]:
-    """The last K observations, and the instruction where there is one, in one vector."""
-    seen = data.observations[:, :history]
+    """The K observations up to a decision, and the instruction where there is one, in one vector."""
+    seen = recent(data, data.observations, history)
     parts = [seen.reshape(seen.shape[0], -1)]
     return jnp.concatenate(parts + ([data.extras["task"]] if spec.task_dim else []), axis=-1)
 

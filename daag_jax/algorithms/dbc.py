@@ -55,6 +55,10 @@ class DbcConfig:
         for field in ("weight", "bc_weight", "pretrain_steps"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} is negative; 0 switches it off.")
+        if self.density.kind == "gan" and self.pretrain_steps:
+            raise ValueError(
+                f"pretrain_steps={self.pretrain_steps}: a discriminator learns beside the policy; set it to 0."
+            )
 
 
 class Dbc(NamedTuple):
@@ -73,7 +77,15 @@ def model_of(config: DbcConfig, spec: Spec) -> Density:
 
 
 def density(config: DbcConfig, spec: Spec) -> Algorithm:
-    """The first stage alone; its state is the ``density`` of a :class:`Dbc`."""
+    """The first stage alone; its state is the ``density`` of a :class:`Dbc`.
+
+    Raises:
+        ValueError: the model has no stage of its own ("gan").
+    """
+    if config.density.kind == "gan":
+        raise ValueError(
+            "kind='gan' has no stage of its own: a discriminator learns beside the policy."
+        )
     policy, model = make_policy(config.policy, spec), model_of(config, spec)
 
     def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:

@@ -39,11 +39,13 @@ from daag_jax.algorithms.parts.trainable import (
     Trainable,
     apply_gradients,
     averaged,
+    check_training,
     create,
     make_optimizer,
 )
 from daag_jax.algorithms.parts.trajectories import (
     DrawingConfig,
+    Known,
     TrajectoryConfig,
     arrival_score,
     check_dims,
@@ -117,9 +119,9 @@ class DecisionDiffuserConfig:
                 f"conditions={self.conditions} and condition_dims={self.condition_dims} must be as many; "
                 "give the length of each condition."
             )
-        for name, value in (("returns_scale", 400.0), ("learning_rate", 2e-4)):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not positive; try {value}.")
+        if self.returns_scale <= 0:
+            raise ValueError(f"returns_scale={self.returns_scale} is not positive; try 400.0.")
+        check_training(self)
         if not 0.0 < self.dropout < 1.0:
             raise ValueError(
                 f"dropout={self.dropout} must lie inside (0, 1): guidance needs both estimates; try 0.25."
@@ -129,7 +131,7 @@ class DecisionDiffuserConfig:
                 "conditions=() leave nothing to ask for; try ('returns',), or diffuser."
             )
         check_length(self.trajectory, len(self.widths))
-        check_drawing(self.drawing, self.trajectory, self.num_steps)
+        check_drawing(self.drawing, self.num_steps)
         if self.drawing.candidates > 1 and not self.trajectory.goal_dims:
             raise ValueError("candidates>1 are told apart by their arrival: name goal_dims.")
 
@@ -284,14 +286,16 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
             }
             for ask in asks
         ]
-        denoise = asked_denoiser(state, asked)
+        denoise = asked_denoiser(state, asked, known)
         is_known = known.is_known.astype(jnp.float32)
         denoise = guidance.inpaint(guidance.clip(denoise), known.values, is_known)
         x = draw(form, drawing, process.schedule, denoise, known, previous, key)
         score = arrival_score(form, spec, drawing, x, goal)
         return chosen(form, spec, x, score, state.reach, drawing)
 
-    def asked_denoiser(state: DecisionDiffuserState, asked: list[Conditions]) -> Callable:
+    def asked_denoiser(
+        state: DecisionDiffuserState, asked: list[Conditions], known: Known
+    ) -> Callable:
         """The mixture of Eq. 9, from one call over [nothing, first ask, second ask, ..]."""
         parts = [{}, *asked]
 
@@ -300,7 +304,7 @@ def planning_function(config: DecisionDiffuserConfig, spec: Spec, *asks: Ask) ->
             given, is_given = filled(config.conditions, config.condition_dims, parts, x.shape[0])
             apply = in_chunks(lambda *rows: net.apply(averaged(state.net), *rows))
             network = lambda xt, time: apply(xt, time, given, is_given)
-            estimates = process.denoiser(network)(stack(x), stack(time))
+            estimates = process.denoiser(network)(stack(held(x, known)), stack(time))
             base, *others = jnp.split(estimates, len(parts))
             return base + sum(
                 ask.weight * (other - base) for ask, other in zip(asks, others, strict=True)

@@ -33,6 +33,7 @@ from daag_jax.algorithms.parts.trainable import (
     create,
     make_optimizer,
 )
+from daag_jax.data.windows import recent
 from daag_jax.networks.transformer import PLACE, CausalTransformer
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
 
@@ -114,13 +115,14 @@ def decision_transformer(config: DecisionTransformerConfig, spec: Spec) -> Algor
         return create(net.init(key, *blank, jnp.ones((1, num), bool)), optimizer)
 
     def inputs(data: Batch | Context, returns: Array, actions: Array) -> tuple[Array, ...]:
-        states = data.observations[:, :num]
+        of_history = lambda values: recent(data, values, num)
+        states = of_history(data.observations)
         is_real = has_begun(states)
         if spec.task_dim:
             task = data.extras["task"][:, None]
             task = jnp.broadcast_to(task, (*states.shape[:2], spec.task_dim))
             states = jnp.concatenate([states, task], axis=-1)
-        return returns[:, :num] / config.return_scale, states, actions[:, :num], is_real
+        return of_history(returns) / config.return_scale, states, of_history(actions), is_real
 
     def update(state: Trainable, batch: Batch, key: Key) -> tuple[Trainable, Metrics]:
         actions = to_unit(head, batch.actions)

@@ -39,6 +39,7 @@ from daag_jax.algorithms.parts.trainable import (
     Trainable,
     apply_gradients,
     averaged,
+    check_training,
     create,
     make_optimizer,
 )
@@ -103,13 +104,14 @@ class DiffuserConfig:
         check_name("schedule", self.schedule, schedules.BY_NAME)
         check_name("parameterisation", self.parameterisation, PARAMETERISATIONS)
         check_name("select", self.select, SELECTIONS)
-        for name, value in (("num_steps", 64), ("value_scale", 1.0), ("learning_rate", 2e-4)):
+        for name, value in (("num_steps", 64), ("value_scale", 1.0), ("guide_steps", 2)):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive; try {value}.")
+        check_training(self)
         if not 0.0 <= self.discount <= 1.0:
             raise ValueError(f"discount={self.discount} is outside [0, 1]; try 0.997.")
         check_length(self.trajectory, max(len(self.widths), len(self.value_widths)))
-        check_drawing(self.drawing, self.trajectory, self.num_steps)
+        check_drawing(self.drawing, self.num_steps)
         if self.value_widths and self.trajectory.rests_at_goal:
             raise ValueError(
                 "value_widths and rests_at_goal=True: V would learn rewards of a way that was cut short."
@@ -224,7 +226,7 @@ def planner(
     Raises:
         ValueError: the follower is unknown, or needs dimensions that are not named.
     """
-    check_name("follower", follower, planning.FOLLOWERS[:3])
+    check_name("follower", follower, planning.FOLLOWERS)
     form = config.trajectory
     check_dims(form, spec)
     check_goal_units(form, stats)
@@ -257,7 +259,7 @@ def planning_function(config: DiffuserConfig, spec: Spec, *guides: Guide) -> Cal
     def make_plan(state: DiffuserState, context: Context, previous: Plan | None, key: Key) -> Plan:
         known, goal = known_now(form, spec, context, drawing.candidates)
         network = in_chunks(lambda xt, time: net.apply(averaged(state.net), xt, time))
-        denoise = process.denoiser(network)
+        denoise = process.denoiser(lambda xt, time: network(held(xt, known), time))
         is_known = known.is_known.astype(jnp.float32)
         if config.clip:
             denoise = guidance.clip(denoise, -config.clip, config.clip)

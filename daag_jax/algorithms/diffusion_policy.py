@@ -39,6 +39,7 @@ from daag_jax.algorithms.parts.trainable import (
     create,
     make_optimizer,
 )
+from daag_jax.data.windows import recent
 from daag_jax.diffusion import guidance, losses, samplers, schedules
 from daag_jax.diffusion.process import PARAMETERISATIONS, GaussianProcess
 from daag_jax.networks.mlp import DenoisingMlp
@@ -174,7 +175,7 @@ def diffusion_policy(config: DiffusionPolicyConfig, spec: Spec) -> Algorithm:
     first = config.history - 1
 
     def condition_of(data: Batch | Context) -> Float[Array, "B K C"]:
-        seen = data.observations[:, : config.history]
+        seen = recent(data, data.observations, config.history)
         if not spec.task_dim:
             return seen
         task = jnp.repeat(data.extras["task"][:, None], config.history, axis=1)

@@ -38,6 +38,7 @@ from daag_jax.algorithms.parts.trainable import (
     Trainable,
     apply_gradients,
     averaged,
+    check_training,
     create,
     make_optimizer,
 )
@@ -88,6 +89,7 @@ class ImplicitBcConfig:
             raise ValueError(
                 f"action_low={self.action_low} and action_high={self.action_high}: give both, or none."
             )
+        check_training(self)
         for field in ("num_negatives", "num_samples", "iterations", "history"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is not positive; try 1.")

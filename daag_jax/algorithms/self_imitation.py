@@ -36,6 +36,7 @@ from daag_jax.algorithms.parts.trainable import (
     create,
     make_optimizer,
 )
+from daag_jax.data.windows import recent
 from daag_jax.networks.mlp import Mlp
 from daag_jax.networks.resnet import ResNet18
 from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Spec, Window
@@ -124,9 +125,10 @@ def self_imitation(config: SelfImitationConfig, spec: Spec) -> Algorithm:
     optimizer = make_optimizer(config.learning_rate, config.max_grad_norm, config.weight_decay)
 
     def inputs(data: Batch | Context) -> tuple:
-        images = data.extras["image"][:, : config.history] if spec.image_shape else None
+        of_history = lambda values: recent(data, values, config.history)
+        images = of_history(data.extras["image"]) if spec.image_shape else None
         task = data.extras["task"] if spec.task_dim else None
-        return data.observations[:, : config.history], images, task
+        return of_history(data.observations), images, task
 
     def init(key: Key) -> Trainable:
         observations = jnp.zeros((1, config.history, spec.observation_dim))

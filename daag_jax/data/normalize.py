@@ -92,7 +92,9 @@ def limits_of(episodes: Episode, task_dims: tuple[int, ...] = ()) -> Stats:
 
 
 def normalized_spec(spec: Spec, stats: Stats) -> Spec:
-    """The world as a learner of normalised data sees it: bounds (bound - mean) / std."""
+    """The world as a learner of normalised data sees it: bounds (bound - mean) / std, where actions are normalised."""
+    if stats.action_mean is None:
+        return spec
     mean, std = np.asarray(stats.action_mean), np.asarray(stats.action_std)
     low, high = action_bounds(spec)
     unit = lambda bound: tuple(((bound - mean) / std).tolist())

@@ -11,8 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Shaped
 
-from daag_jax.types import Batch, Episode, Key, Window
+from daag_jax.types import Batch, Context, Episode, Key, Window
+
+
+def recent(
+    data: Batch | Context, values: Shaped[Array, "B T *D"], history: int
+) -> Shaped[Array, "B K *D"]:
+    """The K steps up to the decision: a window begins with them; a context ends with them, and may be longer."""
+    return values[:, -history:] if isinstance(data, Context) else values[:, :history]
 
 
 def episode_data(episodes: Episode, window: Window, discount: float = 1.0) -> dict[str, Any]:

@@ -61,12 +61,16 @@ def pairs_of(loaded: Loaded, num: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(states)[rows], np.asarray(actions)[rows]
 
 
-def perturbed(actions: np.ndarray) -> dict[str, np.ndarray]:
-    """The actions, disturbed in several ways."""
+def perturbed(actions: np.ndarray, is_normalized: bool) -> dict[str, np.ndarray]:
+    """The actions, disturbed in several ways, by shares of their deviations."""
     random = np.random.default_rng(1)
     noise = random.normal(size=actions.shape).astype(np.float32)
-    out = {f"sigma {s:g}": actions + s * noise for s in SIGMAS}
-    others = {"of another state": np.roll(actions, 1, axis=0), "mean": np.zeros_like(actions)}
+    mean, spread = (0.0, 1.0) if is_normalized else (actions.mean(axis=0), actions.std(axis=0))
+    out = {f"sigma {s:g}": actions + s * spread * noise for s in SIGMAS}
+    others = {
+        "of another state": np.roll(actions, 1, axis=0),
+        "mean": np.full_like(actions, mean),
+    }
     return out | others
 
 
@@ -124,7 +128,7 @@ def told_apart(
     """AUC and paired share of every perturbation, estimated over seeds."""
     states, actions = pairs
     expert, rows = scores(config, loaded, model, states, actions, draws), []
-    for kind, other in perturbed(actions).items():
+    for kind, other in perturbed(actions, loaded.stats is not None).items():
         found = scores(config, loaded, model, states, other, draws)
         both = list(zip(expert, found, strict=True))
         rows.append(

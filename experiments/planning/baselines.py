@@ -25,6 +25,7 @@ import tyro
 
 from daag_jax.algorithms import make
 from daag_jax.algorithms.parts.combinators import normalized
+from daag_jax.data.normalize import normalized_spec
 from daag_jax.data.windows import draw_windows, episode_data
 from daag_jax.evaluation.outcomes import evaluate_policy
 from daag_jax.evaluation.scores import normalized_score
@@ -65,7 +66,8 @@ def score(
     """Normalised scores, one per seed, and the seconds of training."""
     how = METHODS[method]
     spec = task.env.spec._replace(task_dim=0)  # there is one goal
-    algorithm = normalized(make(method, config, spec), units(method, task))
+    stats = units(method, task)
+    algorithm = normalized(make(method, config, normalized_spec(spec, stats)), stats)
     episodes = whole_episodes(task) if method == "decision_transformer" else task.episodes
     episodes = episodes._replace(rewards=reward_scale(method, task) * episodes.rewards)
     data = episode_data(episodes, algorithm.window, how.discount)

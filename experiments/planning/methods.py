@@ -1,8 +1,8 @@
 """What learns from stored episodes beside the planners of mazes: updates, batches and settings of each method.
 
-Model-free methods are at their published settings.  So are the two planners with the preset ``paper``, but for the
-attention in Diffuser's network on HalfCheetah; for two cores their networks are narrower and their steps fewer,
-Diffuser has four candidates, and Decision Diffuser looks 32 steps ahead.
+Model-free methods are at their published settings, but for cloning, whose are ours (``bc.BcConfig``).  So are the two
+planners with the preset ``paper``, but for the attention in Diffuser's network on HalfCheetah; for two cores their
+networks are narrower and their steps fewer, Diffuser has four candidates, and Decision Diffuser looks 32 steps ahead.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Method(NamedTuple):
 MODEL_FREE: Mapping[str, Method] = {
     "bc": Method(),
     "td3_bc": Method(),
-    "iql": Method(),
+    "iql": Method(version=2),
     "cql": Method(in_turn=True),
     "awac": Method(),
     "decision_transformer": Method(100_000, 64, in_turn=True, version=2),
 }
 PLANNERS: Mapping[str, Method] = {
     "diffuser": Method(batch=64, in_turn=True),
-    "decision_diffuser": Method(batch=64, in_turn=True, discount=0.99),
+    "decision_diffuser": Method(batch=64, in_turn=True, discount=0.99, version=2),
 }
 METHODS = {**MODEL_FREE, **PLANNERS}
 
@@ -75,7 +75,7 @@ def whole_episodes(task: Task) -> Episode:
 
 
 def settings(method: str, task: Task, updates: int, preset: str) -> Any:
-    """The published configuration; what the data change in it, and a shorter training in the transformer's warm-up."""
+    """The published configuration; what the data change in it, and what goes by the length of a training."""
     check_name("method", method, METHODS)
     if method == "bc":
         return BcConfig()
@@ -84,6 +84,8 @@ def settings(method: str, task: Task, updates: int, preset: str) -> Any:
         best, scale = float(np.quantile(found, 0.99)), max(float(np.max(np.abs(found))), 1.0)
         published = DecisionTransformerConfig(target_return=best, return_scale=scale)
         return replace(published, warmup_steps=min(published.warmup_steps, updates // 10))
+    if method == "iql":
+        return replace(config_class(method)(), actor_decay_steps=updates)
     if method == "diffuser":
         return diffuser_settings(preset, task.data)
     if method == "decision_diffuser":

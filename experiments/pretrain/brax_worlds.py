@@ -53,11 +53,12 @@ class FreshResets(brax_env.Wrapper):
 
     Args:
         num_banked: first states made beforehand, of which one is drawn; 0 makes a new one at every step.
+        seed: of these.
     """
 
-    def __init__(self, env: brax_env.Env, num_banked: int = 0):
+    def __init__(self, env: brax_env.Env, num_banked: int = 0, seed: int = 0):
         super().__init__(env)
-        keys = jax.random.split(jax.random.PRNGKey(0), num_banked)  # as brax has them
+        keys = jax.random.split(jax.random.PRNGKey(seed), num_banked)  # as brax has them
         self.bank = jax.jit(env.reset)(keys) if num_banked else None
 
     def _first(self, keys: jax.Array) -> State:
@@ -68,8 +69,9 @@ class FreshResets(brax_env.Wrapper):
         return jax.tree.map(lambda x: x[rows], self.bank)
 
     def reset(self, rng: jax.Array) -> State:
-        state = self._first(rng)
-        return state.replace(info={**state.info, "reset_key": rng})
+        keys = jax.vmap(jax.random.split)(rng)
+        state = self._first(keys[:, 0])
+        return state.replace(info={**state.info, "reset_key": keys[:, 1]})
 
     def step(self, state: State, action: jax.Array) -> State:
         steps = jnp.where(state.done > 0, 0.0, state.info["steps"])
@@ -93,11 +95,12 @@ def wrapped(
     action_repeat: int = 1,
     randomization_fn=None,
     num_banked: int = 0,
+    seed: int = 0,
 ):
     """Many worlds, cut at ``episode_length``, each begun anew."""
     del randomization_fn
     worlds = EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat)
-    return FreshResets(worlds, num_banked)
+    return FreshResets(worlds, num_banked, seed)
 
 
 def as_weights(params: tuple, with_deviations: bool = False) -> dict[str, np.ndarray]:

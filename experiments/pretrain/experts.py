@@ -11,9 +11,10 @@ writes the policies met until then, of which D4RL's medium and medium-replay dat
 
 The trainer is brax's soft actor-critic, unchanged, on the world itself behind a small adapter.  On a CPU it beats PPO:
 C MuJoCo gives some 10^4 steps a second, and PPO wants 10^7 of them.  The best policy so far (by its mean action) is
-written at every evaluation, so that a training may be interrupted; it stops by itself at D4RL's reference, or where
-99 % of an evaluation's episodes reach the goal (AntReach) or 95 % (HandRotate).  (The demonstrations of Diffusion-BC,
-arXiv 2302.13335, have 4758 on HalfCheetah and 7021 on Walker2d.)
+kept in the run folder at every evaluation, and takes the place of the shipped one at the end, or where the training is
+interrupted.  It stops by itself at D4RL's reference, or where 99 % of an evaluation's episodes reach the goal
+(AntReach) or 95 % (HandRotate).  (The demonstrations of Diffusion-BC, arXiv 2302.13335, have 4758 on HalfCheetah and
+7021 on Walker2d.)
 """
 
 from __future__ import annotations
@@ -137,22 +138,30 @@ class Kept(Protocol):
 
 
 class Best:
-    """The best policy; its file is written as soon as it is met."""
+    """The best policy: in the run folder as soon as it is met, in ``folder`` at the end."""
 
     def __init__(self, config: Config, folder: Path):
         self.config, self.enough = config, ENOUGH[config.world]
-        self.path = folder / f"expert_{config.world}.safetensors"
+        name = f"expert_{config.world}.safetensors"
+        self.met, self.path = Path(config.directory) / "best" / name, folder / name
         self.score, self.best_step, self.last_step = (-1.0, -np.inf), 0, 0
 
     def keep(self, step: int, params: tuple, score: tuple[float, float]) -> None:
         self.last_step = step
         if score > self.score:
             self.score, self.best_step = score, step
-            write(as_weights(params), self.path)
+            write(as_weights(params), self.met)
 
     def finish(self, minutes: float) -> None:
-        """Measures the policy on other episodes, and writes its card."""
+        """Puts the policy into its place, measures it on other episodes, and writes its card.
+
+        Raises:
+            ValueError: there is none.
+        """
         config = self.config
+        if not self.best_step:
+            raise ValueError("the training ended before its first evaluation; nothing was written.")
+        write(dict(load(self.met)), self.path)
         ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
         env = make_world(config.world, **ends)  # so that a length is the time to the goal
         run = measure(env, config.final_episodes)
@@ -187,9 +196,11 @@ class Met:
         """Writes policies evenly spaced over the training, the last one included, and their card.
 
         Raises:
-            ValueError: the training ended before it was as good as asked.
+            ValueError: the training ended before it was as good as asked, or measured at all.
         """
         del minutes
+        if not self.policies:
+            raise ValueError("the training ended before its first evaluation; nothing was written.")
         config, last = self.config, self.policies[-1]
         if config.preset != "smoke" and last["returns"] < self.enough[1]:
             raise ValueError(
@@ -259,7 +270,9 @@ def train(
         training_env,
         num_timesteps=config.steps,
         episode_length=episode_length,
-        wrap_env_fn=functools.partial(wrapped, num_banked=BANKS.get(config.world, 0)),
+        wrap_env_fn=functools.partial(
+            wrapped, num_banked=BANKS.get(config.world, 0), seed=config.seed
+        ),
         num_envs=settings.num_envs,
         num_eval_envs=1,  # the reporter measures
         num_evals=config.evaluations + 1,

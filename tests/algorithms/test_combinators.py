@@ -10,6 +10,7 @@ import pytest
 from daag_jax.algorithms.bc import BcConfig, bc
 from daag_jax.algorithms.parts.combinators import Stats, augmented, ensemble, mix, normalized
 from daag_jax.algorithms.parts.trainable import apply_gradients, averaged, create, make_optimizer
+from daag_jax.data.normalize import normalized_spec
 from daag_jax.types import Algorithm, Batch, Context, Spec, Window
 
 STATS = Stats(*(jnp.array(x) for x in ([1.0, 2.0], [2.0, 0.0], [0.5], [0.1])))
@@ -42,6 +43,22 @@ def test_normalized_shows_deviations_and_returns_units(key):
     imagined = algorithm.augment(state, batch(), augment_key)
     np.testing.assert_allclose(imagined.observations, batch().observations, rtol=1e-6)
     np.testing.assert_allclose(imagined.actions, 1.0 + 0.1, rtol=1e-6)
+
+
+def test_a_bounded_learner_of_normalised_actions_reaches_the_bounds_of_the_world(key):
+    stats = Stats(jnp.zeros(1), jnp.ones(1), jnp.array([0.1]), jnp.array([0.2]))
+    spec = Spec(1, 1)
+    algorithm = normalized(
+        bc(BcConfig((16,), learning_rate=1e-2), normalized_spec(spec, stats)), stats
+    )
+    actions = jnp.where(jnp.arange(64) % 2 == 0, 0.9, -0.9)[:, None, None]
+    seen = Batch(jnp.sign(actions), actions, jnp.zeros((64, 1)), jnp.ones((64, 1), bool))
+    state, update = jax.jit(algorithm.init)(key), jax.jit(algorithm.update)
+    for n in range(100):
+        state, _ = update(state, seen, jax.random.key(n))
+    decided = algorithm.act(state, Context(seen.observations), jax.random.key(0))
+    np.testing.assert_allclose(decided, actions, atol=0.05)
+    assert normalized_spec(spec, stats._replace(action_mean=None, action_std=None)) == spec
 
 
 def test_observations_far_from_the_data_are_cut(key):

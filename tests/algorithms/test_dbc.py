@@ -163,7 +163,10 @@ def test_the_model_alone_teaches_the_policy():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_learns_and_guides(kind):
-    config = DbcConfig(POLICY, replace(MODEL, kind=kind), pretrain_steps=2)
+    own = {"schedule": DensityConfig.schedule, "num_steps": DensityConfig.num_steps}
+    model = replace(MODEL, kind=kind, **({} if kind == "diffusion" else own))
+    early = 0 if kind == "gan" else 2
+    config = DbcConfig(POLICY, model, bc_weight=0.0, clip="none", pretrain_steps=early)
     algorithm = dbc(config, SPEC)
     first = jax.jit(algorithm.init)(jax.random.key(0))
     update, state, seen = jax.jit(algorithm.update), first, []
@@ -197,6 +200,12 @@ def test_what_does_not_fit_is_refused():
         DensityConfig(time_range=(0.5, 0.2))
     with pytest.raises(ValueError, match="target 'joined'; the nearest"):
         DensityConfig(target="joined")
+    with pytest.raises(ValueError, match="gradient='distillation' changes nothing in .* 'vae'"):
+        DensityConfig(kind="vae", gradient="distillation")
+    with pytest.raises(ValueError, match="pretrain_steps=20000: a discriminator learns beside"):
+        DbcConfig(density=DensityConfig(kind="gan"))
+    with pytest.raises(ValueError, match="'gan' has no stage of its own"):
+        density(DbcConfig(density=DensityConfig(kind="gan"), pretrain_steps=0), SPEC)
     with pytest.raises(ValueError, match="weight=-1.0 is negative"):
         DbcConfig(weight=-1.0)
     with pytest.raises(ValueError, match="head 'linear' has likelihood 'gaussian'"):

@@ -24,9 +24,11 @@ from daag_jax.algorithms.parts.trajectories import (
 )
 from daag_jax.data.normalize import Stats
 from daag_jax.diffusion import schedules
+from daag_jax.diffusion.samplers import METHODS
 from daag_jax.envs.tasks.maze import Maze, MazeConfig
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.plans import crosses, evaluate_planner
+from daag_jax.networks.unet1d import UNet1D
 from daag_jax.rows import CHUNK
 from daag_jax.training.devices import make_mesh, replicate
 from daag_jax.types import Batch, Context, Spec
@@ -342,6 +344,27 @@ def test_a_warm_start_begins_with_the_last_plan_as_it_looks_now():
         np.testing.assert_allclose(found[0, 6:], old[0, [7, 7]], atol=1e-5)
 
 
+def test_a_plan_that_looks_on_by_less_than_a_state_lies_between_two():
+    plan = jnp.array([0.0, 4.0, 8.0, 0.0])[None, :, None]
+    np.testing.assert_allclose(planning.shifted(plan, 3, 4)[0, :, 0], [3.0, 7.0, 2.0, 0.0])
+    np.testing.assert_allclose(planning.shifted(plan, 6, 4)[0, :, 0], [6.0, 4.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_network_always_sees_what_is_held(method, monkeypatch):
+    """Also in Heun's second look, which comes before the step is projected."""
+    drawing = DrawingConfig(method, num_inference_steps=3)
+    config, seen = DiffuserConfig(TrajectoryConfig(LENGTH), drawing, **SMALL), []
+    state = diffuser(config, FORK).init(jax.random.key(0))
+    watch = lambda self, params, x, time: jax.debug.callback(seen.append, x[:, 0, :2]) or 0.1 * x
+    monkeypatch.setattr(UNet1D, "apply", watch)
+    present = jnp.array([[[0.3, -0.6]]])
+    planner(config, FORK, "actions").plan(state, Context(present), None, jax.random.key(1))
+    jax.effects_barrier()
+    assert len(seen) >= 3
+    np.testing.assert_allclose(np.stack(seen), np.broadcast_to(present, (len(seen), 1, 2)))
+
+
 def planned(stride: int) -> Plan:
     """x = n^2 and v = n at the state n; actions -n."""
     n = jnp.arange(4.0).reshape(1, 4, 1)
@@ -403,6 +426,8 @@ def test_a_path_through_a_wall_is_seen_where_the_physics_has_the_wall():
         (lambda: DrawingConfig(warm_time=2.0), "warm_time=2.0 is no time"),
         (lambda: DrawingConfig("dimm"), "the nearest is 'ddim'"),
         (lambda: DiffuserConfig(guide_scale=0.1), "guide_scale=0.1 needs V"),
+        (lambda: DiffuserConfig(guide_steps=0), "guide_steps=0 is not positive"),
+        (lambda: DiffuserConfig(ema_decay=1.0), "ema_decay=1.0 is outside"),
         (lambda: DiffuserConfig(widths=()), "make no network"),
         (lambda: DiffuserConfig(value_scale=0.0), "value_scale=0.0 is not positive"),
         (lambda: DecisionDiffuserConfig(returns_scale=-1.0), "returns_scale=-1.0 is not positive"),

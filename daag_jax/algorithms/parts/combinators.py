@@ -1,6 +1,6 @@
 """Algorithms to algorithms: normalise the data, train several at once, learn from what another one imagines.
 
-augmented(normalized(bc(config, spec), stats), dreamer, ratio=0.5)
+augmented(normalized(bc(config, normalized_spec(spec, stats)), stats), dreamer, ratio=0.5)
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from daag_jax.types import Actions, Algorithm, Batch, Context, Key, Metrics, Sta
 
 def normalized(algorithm: Algorithm, stats: Stats, observation_limit: float = 0.0) -> Algorithm:
     """``algorithm`` sees (x - mean) / std; what it returns is in the world's units again.
+
+    Build it for ``data.normalize.normalized_spec(spec, stats)``, so that its bounds are in the units that it sees.
 
     Args:
         observation_limit: deviations at which observations are cut, so that a number that hardly varied in the data
@@ -123,11 +125,12 @@ def augmented(
         raise ValueError(f"ratio={ratio} is no share; try 0.5.")
     if dreamer.augment is None:
         raise ValueError("the dreamer has no verb `augment`; use a synthesizer.")
-    if student.window.horizon != dreamer.window.horizon:
-        raise ValueError(
-            f"the student's horizon {student.window.horizon} differs from the dreamer's "
-            f"{dreamer.window.horizon}; build both for the same window."
-        )
+    for field in ("history", "horizon"):
+        own, other = getattr(student.window, field), getattr(dreamer.window, field)
+        if own != other:
+            raise ValueError(
+                f"the student's {field} {own} differs from the dreamer's {other}; build both for the same window."
+            )
     fields = tuple(dict.fromkeys(student.window.fields + dreamer.window.fields))
 
     def init(key: Key) -> Augmented:

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from daag_jax.algorithms.parts.trainable import (
     Trainable,
     apply_gradients,
+    check_training,
     create,
     make_optimizer,
 )
@@ -40,6 +41,14 @@ KINDS = ("diffusion", "flow", "ebm", "vae", "gan")
 TARGETS = ("joint", "conditional", "action")
 GRADIENTS = ("full", "distillation")
 TIME_EMBEDDINGS = ("step", "sinusoidal")
+OF_DIFFUSION = ("schedule", "policy_schedule", "num_steps", "time_embedding")
+OF_DENOISERS = (*OF_DIFFUSION, "target", "time_range", "weighting", "gradient")
+UNUSED = {  # fields that a kind does not read
+    "flow": OF_DIFFUSION,
+    "ebm": OF_DENOISERS,
+    "vae": OF_DENOISERS,
+    "gan": (*OF_DENOISERS, "ema_decay"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,23 @@ class DensityConfig:
         for field in ("width", "depth", "num_steps", "num_negatives", "latent_dim"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is not positive; try 128.")
+        check_training(self)
+        for field in UNUSED.get(self.kind, ()):
+            usual = getattr(DensityConfig, field)
+            if getattr(self, field) != usual:
+                raise ValueError(
+                    f"{field}={getattr(self, field)!r} changes nothing in a model of the kind {self.kind!r}; "
+                    f"leave it at {usual!r}, or take kind='diffusion'."
+                )
 
 
 class Density(NamedTuple):
     """A model of expert pairs; ``is_online``: it learns beside the policy, from its actions."""
 
     init: Callable[[Key], Trainable]
-    learn: Callable[..., tuple[Trainable, Metrics]]  # (model, states, actions, key[, decided])
+    learn: Callable[
+        ..., tuple[Trainable, Metrics]
+    ]  # (model, states, actions, key[, decided]); needed by "gan"
     losses: Callable[
         [Params, Array, Array, Array, Key], tuple[Array, Array]
     ]  # agent's, expert's [B]
@@ -261,9 +280,9 @@ def gan(config: DensityConfig, state_dim: int, action_dim: int) -> Density:
     def init(key: Key) -> Trainable:
         return create(net.init(key, jnp.zeros((1, state_dim + action_dim))), optimizer)
 
-    def learn(model: Trainable, states, actions, key: Key, decided=None):
+    def learn(model: Trainable, states, actions, key: Key, decided):
         del key
-        fakes = actions if decided is None else jax.lax.stop_gradient(decided)
+        fakes = jax.lax.stop_gradient(decided)
 
         def loss(params):
             real, fake = logit(params, states, actions), logit(params, states, fakes)

@@ -24,7 +24,7 @@ from daag_jax.algorithms.parts.combinators import restore, standardize, standard
 from daag_jax.data.normalize import Stats
 from daag_jax.types import Context, Key, State
 
-FOLLOWERS = ("actions", "pd", "pursuit", "inverse")
+FOLLOWERS = ("actions", "pd", "pursuit")
 POSITION_GAIN, VELOCITY_GAIN = 10.0, 1.0  # of "pursuit": those of D4RL's controller
 
 
@@ -121,8 +121,10 @@ def resampled(path: Float[Array, "H P"], stride: int) -> Float[Array, "N P"]:
 
 def shifted(plan: Float[Array, "B H D"], steps: int, stride: int) -> Float[Array, "B H D"]:
     """A plan as it looks ``steps`` steps of the world later; its end is repeated."""
-    index = jnp.minimum(jnp.arange(plan.shape[1]) + round(steps / stride), plan.shape[1] - 1)
-    return plan[:, index]
+    last = plan.shape[1] - 1
+    index = jnp.minimum(jnp.arange(plan.shape[1]) + steps // stride, last)
+    after, share = jnp.minimum(index + 1, last), (steps % stride) / stride
+    return plan[:, index] + share * (plan[:, after] - plan[:, index])
 
 
 def longest_step(path: Float[Array, "*B H P"]) -> Float[Array, "*B"]:

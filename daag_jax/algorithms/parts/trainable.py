@@ -5,7 +5,7 @@ A target network is a bare tree of parameters: it never meets an optimiser, and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,17 @@ def make_optimizer(
     clip = optax.clip_by_global_norm(max_grad_norm) if max_grad_norm > 0 else optax.identity()
     optimizer = optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
     return optimizer if accumulate == 1 else optax.MultiSteps(optimizer, accumulate)
+
+
+def check_training(config: Any) -> None:
+    """Raises ValueError for a rate or an average of weights that nothing can learn with."""
+    if config.learning_rate <= 0:
+        raise ValueError(f"learning_rate={config.learning_rate} is not positive; try 3e-4.")
+    if not 0.0 <= getattr(config, "ema_decay", 0.0) < 1.0:
+        raise ValueError(
+            f"ema_decay={config.ema_decay} is outside [0, 1), and at 1 the average stands still; "
+            "try 0.995, or 0 for none."
+        )
 
 
 def create(params: Params, optimizer: optax.GradientTransformation, ema: bool = False) -> Trainable:

@@ -137,7 +137,7 @@ def check_length(config: TrajectoryConfig, num_levels: int) -> None:
         )
 
 
-def check_drawing(drawing: DrawingConfig, config: TrajectoryConfig, num_steps: int) -> None:
+def check_drawing(drawing: DrawingConfig, num_steps: int) -> None:
     """Raises ValueError where plans cannot be drawn so from a network of ``num_steps`` steps."""
     if drawing.num_inference_steps > num_steps:
         raise ValueError(
