@@ -163,7 +163,7 @@ PROBLEMS: dict[str, Problem] = {
         0,
         {
             "paper": Sizes((512, 512), 390_000, 1e-4, 2048, 790_000, 3e-5, density_decays=False),
-            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3, episodes=20),
+            "cpu": Sizes((256, 256), 10_000, 1e-3, 128, 20_000, 1e-3),
             "smoke": SMOKE,
         },
         weight=10.0,
