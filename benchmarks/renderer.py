@@ -14,7 +14,7 @@ Frames per core-second count processor time only: other programs on the machine 
 
     python -m benchmarks.renderer [--seconds 2]
 
-Takes about a minute on two CPU cores.  Expect about 7,000 frames per core-second on
+Takes about a minute on two CPU cores.  Expect 5,000 to 7,000 frames per core-second on
 an AMD EPYC 9005.
 """
 
