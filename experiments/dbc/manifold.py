@@ -1,6 +1,6 @@
 """What each loss does near a manifold: the toy experiments of Diffusion-BC (arXiv 2302.13335).
 
-    python -m experiments.dbc.manifold                     # not measured; --toys modes: 8 min on two cores
+    python -m experiments.dbc.manifold                     # about an hour on two cores, ten seeds
     python -m experiments.dbc.manifold --preset smoke      # minutes
 
 Three worlds, each with BC, DBC and the model's term alone:
@@ -9,8 +9,9 @@ Three worlds, each with BC, DBC and the model's term alone:
     loop       noise-free, open-loop demonstrations of one square: a curve of one dimension in eight
     modes      pairs (s, a) with a = +1 or -1 at random: BC's answer is the mean; is the model's a mode?
 
-"loop" is repeated with noise on the demonstrated pairs.  Expect DBC near BC on goals, and the model alone to leave the
-loop unless noise thickens it; on modes the term alone led near the mean.
+"loop" is repeated with noise on the demonstrated pairs.  Expect the model alone to fail on both; DBC at the release's
+weight to fall behind BC where the pairs lie on a thin curve, and to pass it at noise 0.1; and on modes the term alone to
+lead near the mean.
 """
 
 from __future__ import annotations
