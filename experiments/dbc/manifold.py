@@ -10,8 +10,8 @@ Three worlds, each with BC, DBC and the model's term alone:
     modes      pairs (s, a) with a = +1 or -1 at random: BC's answer is the mean; is the model's a mode?
 
 "loop" is repeated with noise on the demonstrated pairs.  Expect the model alone to fail on both; DBC at the release's
-weight to fall behind BC where the pairs lie on a thin curve, and to pass it at noise 0.1; and on modes the term alone to
-lead near the mean.
+weight to fall behind BC where the pairs lie on a thin curve, and to pass it at noise 0.1; on modes the term alone leads
+near the mean.
 """
 
 from __future__ import annotations
