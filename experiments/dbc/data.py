@@ -5,7 +5,7 @@
 
 "size" takes the first demonstrations of the problem; "coverage" lets starts and goals of the Maze's demonstrations lie
 in a share of its cells, and evaluates in all of them.  The tuned baselines are BC with observation noise, weight decay
-and the absolute loss, and stopped early.  Expect DBC and BC to stay together, and early stopping to lose.
+and the absolute loss, and stopped early.  Expect DBC and BC to stay together, and early stopping to lose from 25 on.
 """
 
 from __future__ import annotations

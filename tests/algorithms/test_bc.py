@@ -48,7 +48,8 @@ def test_a_chunk_follows_the_last_observation(key):
 
 def test_what_lies_before_the_history_of_a_context_changes_nothing(key):
     algorithm = bc(BcConfig((8,), history=2), Spec(3, 2))
-    state, seen = jax.jit(algorithm.init)(key), jax.random.normal(key, (5, 4, 3))
+    init_key, seen_key = jax.random.split(key)
+    state, seen = jax.jit(algorithm.init)(init_key), jax.random.normal(seen_key, (5, 4, 3))
     act = lambda observations: algorithm.act(state, Context(observations), jax.random.key(0))
     np.testing.assert_array_equal(act(seen), act(seen[:, -2:]))
     assert not np.allclose(act(seen), act(seen[:, :2]))

@@ -170,9 +170,8 @@ def test_the_expert_turns_the_block_towards_the_goal(states):
 
     def step(states, _):
         actions, _ = jax.vmap(lambda state: expert.act((), state, jax.random.key(0)))(states)
-        return jax.vmap(env.step)(states, actions), actions
+        return jax.vmap(env.step)(states, actions), None
 
-    after, actions = jax.jit(lambda states: jax.lax.scan(step, states, None, length=8))(states)
+    after, _ = jax.jit(lambda states: jax.lax.scan(step, states, None, length=8))(states)
     turned = states.metrics["rotation_error"] - after.metrics["rotation_error"]
-    assert turned.mean() > 0.1
-    assert jnp.all(jnp.abs(actions) <= 1.0)
+    assert (turned > 0.0).all() and turned.mean() > 0.1

@@ -257,4 +257,4 @@ def test_a_training_is_paid_for_coming_nearer_and_begins_anew_elsewhere(num_bank
     assert (np.asarray(last.pipeline_state.info["steps"]) == 0).all()
     before = first if not num_banked else env.bank
     is_same = (np.asarray(last.obs)[:, None] == np.asarray(before.obs)[None]).all(axis=2)
-    assert is_same.any(axis=1).all() == bool(num_banked)
+    assert (is_same.any(axis=1) == bool(num_banked)).all()

@@ -43,7 +43,7 @@ GRADIENTS = ("full", "distillation")
 TIME_EMBEDDINGS = ("step", "sinusoidal")
 OF_DIFFUSION = ("schedule", "policy_schedule", "num_steps", "time_embedding")
 OF_DENOISERS = (*OF_DIFFUSION, "target", "time_range", "weighting", "gradient")
-UNUSED = {  # fields that a kind does not read
+UNUSED = {  # fields of the diffusion model, and of all, that a kind does not read
     "flow": OF_DIFFUSION,
     "ebm": OF_DENOISERS,
     "vae": OF_DENOISERS,
@@ -110,9 +110,8 @@ class Density(NamedTuple):
     """A model of expert pairs; ``is_online``: it learns beside the policy, from its actions."""
 
     init: Callable[[Key], Trainable]
-    learn: Callable[
-        ..., tuple[Trainable, Metrics]
-    ]  # (model, states, actions, key[, decided]); needed by "gan"
+    # (model, states, actions, key[, decided]); an online model needs what the policy decided
+    learn: Callable[..., tuple[Trainable, Metrics]]
     losses: Callable[
         [Params, Array, Array, Array, Key], tuple[Array, Array]
     ]  # agent's, expert's [B]
