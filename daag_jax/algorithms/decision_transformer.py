@@ -30,6 +30,7 @@ from daag_jax.algorithms.parts.action_head import ActionHead, action_head, from_
 from daag_jax.algorithms.parts.trainable import (
     Trainable,
     apply_gradients,
+    check_training,
     create,
     make_optimizer,
 )
@@ -68,9 +69,9 @@ class DecisionTransformerConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout={self.dropout} is outside [0, 1); try 0.1.")
-        for field in ("return_scale", "learning_rate"):
-            if getattr(self, field) <= 0:
-                raise ValueError(f"{field}={getattr(self, field)} is not positive; try 1.0.")
+        if self.return_scale <= 0:
+            raise ValueError(f"return_scale={self.return_scale} is not positive; try 1.0.")
+        check_training(self)
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps={self.warmup_steps} is negative; 0 switches it off.")
 

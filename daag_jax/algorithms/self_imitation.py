@@ -33,6 +33,7 @@ from daag_jax.algorithms.parts.trainable import (
     Trainable,
     apply_gradients,
     averaged,
+    check_training,
     create,
     make_optimizer,
 )
@@ -81,6 +82,7 @@ class SelfImitationConfig:
                 raise ValueError(f"{field}={getattr(self, field)} is not positive; try 1.")
         if self.shift < 0:
             raise ValueError(f"shift={self.shift} is negative; 0 switches the shifts off.")
+        check_training(self)
 
 
 class PolicyNet(nn.Module):

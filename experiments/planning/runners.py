@@ -5,8 +5,8 @@
 
 Data sets are those of ``daag collect NAME-QUALITY-ours``; methods, settings and updates those of
 ``experiments.planning.methods``; without ``--methods`` all eight run, of which cql takes some four hours a data set.
-What an earlier call has scored is read.  The first command takes 20 min on one
-core; expect none more than two points above cloning after a fiftieth of the published updates.
+What an earlier call has scored is read.  The first command takes 20 min on one core; expect none more than two points
+above cloning after a fiftieth of the published updates.
 """
 
 from __future__ import annotations

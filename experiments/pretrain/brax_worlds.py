@@ -52,14 +52,12 @@ class FreshResets(brax_env.Wrapper):
     """Begins a new episode after the last one, elsewhere each time (brax's own wrapper repeats the first reset).
 
     Args:
-        num_banked: first states made beforehand, of which one is drawn; 0 makes a new one at every step.
-        seed: of these.
+        bank: first states [N], of which one is drawn (:func:`first_states`); None makes a new one at every step.
     """
 
-    def __init__(self, env: brax_env.Env, num_banked: int = 0, seed: int = 0):
+    def __init__(self, env: brax_env.Env, bank: State | None = None):
         super().__init__(env)
-        keys = jax.random.split(jax.random.PRNGKey(seed), num_banked)  # as brax has them
-        self.bank = jax.jit(env.reset)(keys) if num_banked else None
+        self.bank = bank
 
     def _first(self, keys: jax.Array) -> State:
         if self.bank is None:
@@ -94,13 +92,17 @@ def wrapped(
     episode_length: int,
     action_repeat: int = 1,
     randomization_fn=None,
-    num_banked: int = 0,
-    seed: int = 0,
+    bank: State | None = None,
 ):
     """Many worlds, cut at ``episode_length``, each begun anew."""
     del randomization_fn
-    worlds = EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat)
-    return FreshResets(worlds, num_banked, seed)
+    return FreshResets(EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat), bank)
+
+
+def first_states(env: Adapter, num: int, seed: int) -> State:
+    """First states [N] for :func:`wrapped`, made once where each takes long to settle."""
+    keys = jax.random.split(jax.random.PRNGKey(seed), num)  # as brax has them
+    return jax.jit(EpisodeWrapper(VmapWrapper(env), 1, 1).reset)(keys)
 
 
 def as_weights(params: tuple, with_deviations: bool = False) -> dict[str, np.ndarray]:

@@ -44,7 +44,7 @@ from daag_jax.evaluation.scores import D4RL_RETURNS
 from daag_jax.names import check_name
 from daag_jax.networks.tensor_file import write
 from daag_jax.types import Key
-from experiments.pretrain.brax_worlds import Adapter, as_weights, wrapped
+from experiments.pretrain.brax_worlds import Adapter, as_weights, first_states, wrapped
 from experiments.pretrain.cards import command_of, write_card
 
 # success and return at which a training stops: D4RL's reference, which normalises its scores
@@ -161,7 +161,7 @@ class Best:
         config = self.config
         if not self.best_step:
             raise ValueError("the training ended before its first evaluation; nothing was written.")
-        write(dict(load(self.met)), self.path)
+        write(load(self.met), self.path)
         ends = {"ends_at_success": True} if config.world == "ant-reach" else {}
         env = make_world(config.world, **ends)  # so that a length is the time to the goal
         run = measure(env, config.final_episodes)
@@ -264,15 +264,14 @@ def train(
         jax.device_put_replicated = lambda tree, devices: jax.tree.map(
             lambda x: jnp.stack([x] * len(devices)), tree
         )
-    settings = config.sac
+    settings, num = config.sac, BANKS.get(config.world, 0)
+    bank = first_states(training_env, num, config.seed) if num else None
     checkpoints.mkdir(parents=True, exist_ok=True)
     sac.train(
         training_env,
         num_timesteps=config.steps,
         episode_length=episode_length,
-        wrap_env_fn=functools.partial(
-            wrapped, num_banked=BANKS.get(config.world, 0), seed=config.seed
-        ),
+        wrap_env_fn=functools.partial(wrapped, bank=bank),
         num_envs=settings.num_envs,
         num_eval_envs=1,  # the reporter measures
         num_evals=config.evaluations + 1,

@@ -174,4 +174,4 @@ def test_the_expert_turns_the_block_towards_the_goal(states):
 
     after, _ = jax.jit(lambda states: jax.lax.scan(step, states, None, length=8))(states)
     turned = states.metrics["rotation_error"] - after.metrics["rotation_error"]
-    assert (turned > 0.0).all() and turned.mean() > 0.1
+    assert (turned > 0.05).all() and turned.mean() > 0.1

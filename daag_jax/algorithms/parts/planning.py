@@ -121,10 +121,8 @@ def resampled(path: Float[Array, "H P"], stride: int) -> Float[Array, "N P"]:
 
 def shifted(plan: Float[Array, "B H D"], steps: int, stride: int) -> Float[Array, "B H D"]:
     """A plan as it looks ``steps`` steps of the world later; its end is repeated."""
-    last = plan.shape[1] - 1
-    index = jnp.minimum(jnp.arange(plan.shape[1]) + steps // stride, last)
-    after, share = jnp.minimum(index + 1, last), (steps % stride) / stride
-    return plan[:, index] + share * (plan[:, after] - plan[:, index])
+    times = steps + stride * jnp.arange(plan.shape[1])
+    return jax.vmap(lambda step: at_step(plan, step, stride), out_axes=1)(times)
 
 
 def longest_step(path: Float[Array, "*B H P"]) -> Float[Array, "*B"]:
