@@ -12,7 +12,7 @@ from daag_jax.envs.point_mass import MASS, MAX_SPEED, PointMass, mjcf
 from daag_jax.envs.tasks.maze import LAYOUTS, Maze, MazeConfig, walls_of
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.outcomes import attempts, demonstrations
-from experiments.planning.controllers import returns_of
+from experiments.planning.controllers import moved_by_mujoco, returns_of
 
 
 def pushed(walls: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -139,6 +139,15 @@ def test_d4rls_controllers_are_paid_what_they_are_there(layout):
         found = returns_of(world, name, jax.random.key(0), 300)
         error = found.std() / 300**0.5
         assert abs(found.mean() - published) < max(3 * error, share * published)
+
+
+def test_whole_episodes_are_paid_what_c_mujoco_pays():
+    name = "maze2d-umaze-v1"
+    ours, theirs = (
+        returns_of(world, "straight", jax.random.key(0), 50)
+        for world in (make_world(name), moved_by_mujoco(name))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1)  # of 300 steps, in float32 against float64
 
 
 def test_d4rls_worlds_show_no_goal_and_last_their_horizon():

@@ -88,7 +88,7 @@ def straight(env: Maze) -> Expert:
     """Steers at the goal whatever stands between: D4RL's controller from its second episode on.
 
     D4RL's reference script never resets its controller, so that the returns which normalise its scores (Maze2D's "100")
-    are probably those of this one: 162, 277, 274 there, 173, 256, 287 here.
+    are probably those of this one: 162, 277, 274 there, 171, 249, 298 here.
     """
 
     def act(memory: tuple, state: State, key: Key) -> tuple[Array, tuple]:
