@@ -227,12 +227,15 @@ def main(config: Config) -> None:
     table = Table("", *(f"{name} [ms]" for name in names), "ratio", "of the limit")
     figures: dict[str, object] = {"device": jax.devices()[0].device_kind, "FLOP per second": rate}
     for row, medians in taken.items():
-        ratio = medians["CleanDiffuser"] / medians["ours"] if config.peer else float("nan")
-        flops = facts.get(f"flops of {row}")
-        share = flops / rate / medians["ours"] if flops else float("nan")
+        found = {}
+        if config.peer:
+            found["ratio"] = medians["CleanDiffuser"] / medians["ours"]
+        if flops := facts.get(f"flops of {row}"):
+            found["of_limit"] = flops / rate / medians["ours"]
         cells = [f"{1e3 * value:,.1f}" for value in medians.values()]
-        table.add_row(row, *cells, f"{ratio:.2f} x", f"{share:.2f}")
-        figures[row] = medians | {"ratio": ratio, "of_limit": share}
+        cells += [f"{found[name]:.2f}" if name in found else "" for name in ("ratio", "of_limit")]
+        table.add_row(row, *cells)
+        figures[row] = medians | found
     for name, side in sides.items():
         figures[f"facts of {name}"] = side.facts
     Console(width=100).print(table)

@@ -22,19 +22,26 @@ from daag_jax.evaluation import html
 from daag_jax.evaluation.studies import Row, cells, columns
 
 
+def commit_of_code() -> str:
+    """The commit of this checkout, and whether files differ from it; "" where git does not know."""
+    if not shutil.which("git"):
+        return ""
+    ask = lambda *words: subprocess.run(
+        ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
+    changed = ask("status", "--porcelain", "--untracked-files=no")
+    return ask("rev-parse", "--short", "HEAD") + (", and changes" if changed else "")
+
+
+COMMIT = commit_of_code()  # when the process began: the code that runs
+
+
 def provenance() -> dict[str, str]:
     """What made a result: command, commit, device and versions."""
-    commit = ""
-    if shutil.which("git"):
-        asked = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
-        changed = ["git", "status", "--porcelain", "--untracked-files=no"]
-        if subprocess.run(changed, capture_output=True, text=True).stdout.strip():
-            commit += ", and changes"
     module = getattr(sys.modules["__main__"].__spec__, "name", "")
     return {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
-        "commit": commit,
+        "commit": COMMIT,
         "device": jax.devices()[0].device_kind,
         "cores": str(os.cpu_count()),
         "machine": platform.machine(),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from daag_jax.algorithms import ALGORITHMS
 from daag_jax.algorithms.bc import BcConfig
 from daag_jax.algorithms.self_imitation import SelfImitationConfig
 from daag_jax.cli import COMMANDS, main
@@ -104,6 +105,14 @@ def test_train_writes_a_policy_a_checkpoint_and_a_report(capsys, tmp_path):
     )
     assert "another data" in said
     assert json.loads((run / "policy.json").read_text()) == card
+
+
+def test_returns_are_discounted_as_the_algorithm_was_published(capsys, tmp_path):
+    assert ALGORITHMS["decision_diffuser"].discount == 0.99
+    said = error_of(
+        capsys, "train", "decision_transformer", tmp_path / "e.safetensors", "--discount", 0.9
+    )
+    assert "learns from undiscounted returns; leave --discount out" in said
 
 
 def test_a_policy_is_tried_as_it_learns_and_the_best_is_kept(capsys, tmp_path):

@@ -14,7 +14,15 @@ import tyro
 from daag_jax.types import Episode
 from experiments.dbc import arms, problems
 from experiments.dbc.study import Options
-from experiments.planning import baselines, mazes, methods
+from experiments.planning import (
+    baselines,
+    conditional,
+    maze2d,
+    mazes,
+    methods,
+    runners,
+    sampling,
+)
 from experiments.pretrain import experts
 from experiments.pretrain.cards import command_of
 
@@ -102,6 +110,39 @@ def test_a_baseline_is_scored_once_for_each_setting(tmp_path, monkeypatch):
     assert len(calls) == 1
     ask(31)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: maze2d.Config(protocols=("one plan",)), "no protocol 'one plan'"),
+        (lambda: maze2d.Config(families=("maze",)), "no family 'maze'"),
+        (lambda: sampling.Config(family="multi"), "no family 'multi'"),
+        (lambda: conditional.Config(layouts=("umze",)), "no layout 'umze'"),
+        (lambda: baselines.Config(methods=("bc", "td3bc")), "no method 'td3bc'"),
+        (lambda: runners.Config(data=("hoper-medium-ours",)), "no data set 'hoper"),
+    ],
+)
+def test_a_misspelt_choice_is_said_before_anything_is_trained(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_data_of_policies_that_ship_no_more_are_not_read(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(runners, "collected", lambda *asked: made.append(asked) or short_episodes())
+    load = lambda: runners.load("hopper-medium-ours", "smoke", tmp_path)
+    load(), load()
+    assert len(made) == 1
+    monkeypatch.setattr(runners, "shipped_checksum", lambda pattern: 1)
+    load()
+    assert len(made) == 2
+
+
+def short_episodes() -> Episode:
+    seen = np.zeros((1, 3, 11), np.float32)
+    actions, rewards = np.zeros((1, 2, 3), np.float32), np.zeros((1, 2), np.float32)
+    return Episode(seen, np.zeros((1, 3, 0, 0, 0, 3), np.uint8), actions, rewards, np.array([2]))
 
 
 def runner_task(rewards) -> methods.Task:

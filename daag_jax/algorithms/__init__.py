@@ -19,6 +19,7 @@ class Entry(NamedTuple):
     function: str  # bears the name of its module
     config: str
     inputs: tuple[str, ...]
+    discount: float = 1.0  # of the returns that it reads, as published
 
 
 ALGORITHMS: dict[str, Entry] = {
@@ -29,7 +30,7 @@ ALGORITHMS: dict[str, Entry] = {
         Entry("implicit_bc", "ImplicitBcConfig", ("spec",)),
         Entry("diffusion_policy", "DiffusionPolicyConfig", ("spec",)),
         Entry("diffuser", "DiffuserConfig", ("spec",)),
-        Entry("decision_diffuser", "DecisionDiffuserConfig", ("spec",)),
+        Entry("decision_diffuser", "DecisionDiffuserConfig", ("spec",), discount=0.99),
         Entry("td3_bc", "Td3BcConfig", ("spec",)),
         Entry("iql", "IqlConfig", ("spec",)),
         Entry("cql", "CqlConfig", ("spec",)),

@@ -107,6 +107,11 @@ class DiffuserConfig:
         for name, value in (("num_steps", 64), ("value_scale", 1.0), ("guide_steps", 2)):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive; try {value}.")
+        for name in ("clip", "first_action_weight", "guide_scale"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is negative; 0 switches it off.")
+        if not 0.0 <= self.guide_stop <= 1.0:
+            raise ValueError(f"guide_stop={self.guide_stop} is no time in [0, 1]; try 0.1.")
         check_training(self)
         if not 0.0 <= self.discount <= 1.0:
             raise ValueError(f"discount={self.discount} is outside [0, 1]; try 0.997.")

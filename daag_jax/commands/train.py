@@ -40,7 +40,7 @@ def train(arguments: Sequence[str]) -> None:
         ("config", kind, dataclasses.field(default_factory=kind)),
         ("fit", FitConfig, FitConfig(directory=f"runs/{name}")),
         ("batch", int, 64),
-        ("discount", float, 1.0),  # of the returns, for algorithms that read them
+        ("discount", float, ALGORITHMS[name].discount),  # of the returns, where they are read
         ("only_successes", bool, False),
         ("world", str, ""),  # where the data set does not say it
         ("normalize", bool, True),  # of data without pixels: (x - mean) / std
@@ -61,6 +61,11 @@ def _train(name: str, options: Any) -> None:
     from daag_jax.training.fit import fit
     from daag_jax.training.processes import barrier, is_main
 
+    if name == "decision_transformer" and options.discount != 1.0:
+        raise ValueError(
+            f"discount={options.discount}: Decision Transformer subtracts what was earned from what it asks for, and "
+            "so learns from undiscounted returns; leave --discount out."
+        )
     pretrained = getattr(options.config, "pretrain_steps", 0)
     if pretrained and options.fit.steps <= pretrained:
         raise ValueError(

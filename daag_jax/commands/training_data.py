@@ -7,8 +7,11 @@ from typing import Any
 
 def prepared(options: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Episodes fit to train on, the spec, statistics (or None), and the world as ``policy.json`` keeps it."""
+    import numpy as np
+
+    from daag_jax.algorithms.parts.trajectories import check_episodes
     from daag_jax.data.datasets import check_dataset, has_pixels, read_dataset, widened
-    from daag_jax.data.normalize import limits_of, stats_of
+    from daag_jax.data.normalize import moments_of
 
     episodes, info = read_dataset(options.episodes)
     if options.only_successes:
@@ -26,25 +29,25 @@ def prepared(options: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
     episodes = check_dataset(episodes, spec, world, info, **check)
     if options.any_actions:
         spec = widened(spec, episodes)
-    form = getattr(options.config, "trajectory", None)  # of a planner, whose data lie in [-1, 1]
+    form = _form(options)
     if form is None and "task" not in episodes.extras:
         spec = spec._replace(task_dim=0)  # nobody says what an episode was to reach
-    stats = None
-    if options.normalize:
-        stats = stats_of(episodes) if form is None else limits_of(episodes, form.goal_dims)
-    return episodes, spec, stats, {"name": world}
+    if form is not None:
+        check_episodes(form, int(np.max(episodes.length)))
+    return episodes, spec, _stats(options, moments_of(episodes)), {"name": world}
 
 
 def prepared_blocks(options: Any) -> tuple[Any, Any, dict[str, Any]]:
     """What :func:`prepared` finds, but for the episodes: block files are read one at a time, without their images."""
+    from daag_jax.algorithms.parts.trajectories import check_episodes
     from daag_jax.data.block_files import find_blocks, read_blocks
     from daag_jax.data.datasets import DatasetInfo, check_dataset, read_episodes, widened
-    from daag_jax.data.normalize import merged, moments_of, stats_of_moments
+    from daag_jax.data.normalize import merged, moments_of
 
     _refuse_whole(options)
     files = find_blocks(options.episodes)
     spec, world, is_pixels, is_open = _of_block(options, read_blocks(files)[0])
-    moments = None
+    moments, longest = None, 0
     for file in files:
         episodes, task = read_episodes(file, with_images=False)
         told = "rgb_stacking" if is_pixels else task
@@ -55,8 +58,25 @@ def prepared_blocks(options: Any) -> tuple[Any, Any, dict[str, Any]]:
         check_dataset(episodes, spec, name, info, any_actions=options.any_actions)
         own = moments_of(episodes)
         moments = own if moments is None else merged(moments, own)
-    has_stats = options.normalize and not is_pixels
-    return spec, stats_of_moments(moments) if has_stats else None, world
+        longest = max(longest, int(episodes.length.max(initial=0)))
+    if (form := _form(options)) is not None:
+        check_episodes(form, longest)
+    return spec, None if is_pixels else _stats(options, moments), world
+
+
+def _form(options: Any) -> Any:
+    """Of a planner's trajectories; None for what plans none."""
+    return getattr(options.config, "trajectory", None)
+
+
+def _stats(options: Any, moments: Any) -> Any:
+    """Means and deviations, or the limits that a planner's data must lie in; None where they are not wanted."""
+    from daag_jax.data.normalize import limits_of_moments, stats_of_moments
+
+    if not options.normalize:
+        return None
+    form = _form(options)
+    return stats_of_moments(moments) if form is None else limits_of_moments(moments, form.goal_dims)
 
 
 def _of_block(options: Any, block: Any) -> tuple[Any, dict[str, Any], bool, bool]:

@@ -212,6 +212,7 @@ def _read_window(
     if "returns" in out:
         rest = np.empty(block.fields["rewards"].shape[1] - first, np.float32)
         read_rows(file, block, "rewards", (row, first), rest)
+        rest[int(block.length[row]) - first :] = 0  # padding
         out["returns"][...] = returns(rest[None], discount)[0, step - first]
     if "terminal" in out and "extras/terminal" in block.fields:
         read("extras/terminal", out["terminal"])

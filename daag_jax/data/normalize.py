@@ -25,12 +25,17 @@ class Stats(NamedTuple):
     task_std: Float[Array, "D"] | None = None
 
 
+Pair = tuple[Float[np.ndarray, "O"], Float[np.ndarray, "A"]]  # of observations and actions
+
+
 class Moments(NamedTuple):
-    """What :func:`stats_of` needs of the decisions of a block, in double precision, and blocks can be merged by."""
+    """What statistics need of the decisions of a block, in double precision, and blocks can be merged by."""
 
     count: int
-    mean: tuple[Float[np.ndarray, "O"], Float[np.ndarray, "A"]]  # of observations and actions
-    squares: tuple[Float[np.ndarray, "O"], Float[np.ndarray, "A"]]  # sum of (x - mean)^2
+    mean: Pair
+    squares: Pair  # sum of (x - mean)^2
+    low: Pair
+    high: Pair
 
 
 def stats_of(episodes: Episode) -> Stats:
@@ -43,12 +48,16 @@ def stats_of(episodes: Episode) -> Stats:
 
 def moments_of(episodes: Episode) -> Moments:
     """Of the same steps as :func:`stats_of`."""
-    is_there, means, squares = happened(episodes), [], []
-    for values in (episodes.observations[:, :-1], episodes.actions):
-        rows = np.asarray(values)[is_there].astype(np.float64)
-        means.append(rows.sum(axis=0) / max(1, len(rows)))
-        squares.append(np.square(rows - means[-1]).sum(axis=0))
-    return Moments(int(is_there.sum()), tuple(means), tuple(squares))
+    is_there = happened(episodes)
+    rows = [
+        np.asarray(values)[is_there].astype(np.float64)
+        for values in (episodes.observations[:, :-1], episodes.actions)
+    ]
+    means = [x.sum(axis=0) / max(1, len(x)) for x in rows]
+    squares = [np.square(x - mean).sum(axis=0) for x, mean in zip(rows, means, strict=True)]
+    low = [x.min(axis=0, initial=np.inf) for x in rows]
+    high = [x.max(axis=0, initial=-np.inf) for x in rows]
+    return Moments(int(is_there.sum()), *(tuple(pair) for pair in (means, squares, low, high)))
 
 
 def merged(a: Moments, b: Moments) -> Moments:
@@ -58,7 +67,11 @@ def merged(a: Moments, b: Moments) -> Moments:
     means = [x + d * (b.count / count) for x, d in zip(a.mean, far, strict=True)]
     both = zip(a.squares, b.squares, far, strict=True)
     squares = [x + y + d**2 * (a.count * b.count / count) for x, y, d in both]
-    return Moments(a.count + b.count, tuple(means), tuple(squares))
+    low, high = (
+        [bound(x, y) for x, y in zip(one, other, strict=True)]
+        for bound, one, other in ((np.minimum, a.low, b.low), (np.maximum, a.high, b.high))
+    )
+    return Moments(a.count + b.count, *(tuple(pair) for pair in (means, squares, low, high)))
 
 
 def stats_of_moments(moments: Moments) -> Stats:
@@ -75,11 +88,19 @@ def limits_of(episodes: Episode, task_dims: tuple[int, ...] = ()) -> Stats:
 
     Args:
         task_dims: of an observation, which the task names (a goal): a task is put into their units.
+
+    Raises:
+        ValueError: no episode has a step.
     """
-    found, is_there = [], happened(episodes)
-    for values in (episodes.observations[:, :-1], episodes.actions):
-        rows = np.asarray(values)[is_there].astype(np.float64)
-        low, high = rows.min(axis=0), rows.max(axis=0)
+    return limits_of_moments(moments_of(episodes), task_dims)
+
+
+def limits_of_moments(moments: Moments, task_dims: tuple[int, ...] = ()) -> Stats:
+    """What :func:`limits_of` finds in the blocks that were merged."""
+    if not moments.count:
+        raise ValueError("no episode has a step, and so the data have no limits; collect again.")
+    found = []
+    for low, high in zip(moments.low, moments.high, strict=True):
         half = (high - low) / 2
         found += [(low + high) / 2, np.where(half > CONSTANT, half, 1.0)]
     stats = Stats(*(jnp.asarray(x, jnp.float32) for x in found))

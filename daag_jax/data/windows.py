@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from daag_jax.data.blocks import happened
 from daag_jax.types import Batch, Context, Episode, Key, Window
 
 
@@ -55,7 +56,11 @@ def episode_data(episodes: Episode, window: Window, discount: float = 1.0) -> di
                 f"the window asks for {field!r}, which these episodes do not hold; "
                 "use another algorithm, or a spec without it."
             )
-        data[field] = returns(data["rewards"], discount) if field == "returns" else known[field]
+        if field == "returns":
+            earned = np.where(happened(episodes), data["rewards"], np.float32(0))
+            data[field] = returns(earned, discount)
+        else:
+            data[field] = known[field]
     return data
 
 

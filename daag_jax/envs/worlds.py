@@ -40,7 +40,7 @@ WORLDS: dict[str, World] = {
     "hand-rotate": World("hand_rotate", "HandRotate", "HandRotateConfig", "trained.trained"),
 }
 
-# D4RL's names: with one goal (Maze2D), and with any (Multi2D)
+# D4RL's Maze2D, with one goal, and Diffuser's Multi2D, with any
 for _layout, _horizon in {"umaze": 300, "medium": 600, "large": 800}.items():
     for _family, _single in {"maze2d": True, "multi2d": False}.items():
         WORLDS[f"{_family}-{_layout}-v1"] = World(

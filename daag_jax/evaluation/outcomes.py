@@ -132,7 +132,8 @@ def attempts(env: Env, expert: Expert, key: Key, num: int) -> Episode:
     """``num`` attempts of an expert [B, max_steps, ..]; ``extras["accepted"]`` [B] says which are demonstrations.
 
     The world's own horizon and success do not end an attempt, only the expert does.  ``extras`` also hold the success
-    [B], and qpos of the first state, from which the attempt can be replayed.
+    [B], whether the last state is an end for good (``terminated`` [B]: the world is done, and not for its horizon), and
+    qpos of the first state, from which the attempt can be replayed.
     """
     reset_key, start_key, act_key = jax.random.split(key, 3)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, num))
@@ -165,6 +166,7 @@ def attempts(env: Env, expert: Expert, key: Key, num: int) -> Episode:
         {
             "accepted": accepted,
             "success": jnp.any(alive & (metrics["success"] > 0), axis=1),
+            "terminated": (last.done > 0) & (last.info["steps"] < env.horizon),
             "qpos": state.pipeline_state.qpos,
         },
     )

@@ -39,13 +39,14 @@ from experiments.planning.methods import (
     MODEL_FREE,
     PLANNERS,
     Task,
+    check_methods,
     num_updates,
     reward_scale,
     settings,
     units,
     whole_episodes,
 )
-from experiments.records import mark_of, write_json, write_study
+from experiments.records import mark_of, provenance, write_json, write_study
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Config:
     updates: int = 0  # 0: as published (paper), a fiftieth of it (cpu), 30 (smoke)
     seeds: tuple[int, ...] = ()
     directory: str = "runs/experiments/planning"
+
+    def __post_init__(self) -> None:
+        mazes.check_choices(self)
+        check_methods(self.methods)
 
 
 def score(
@@ -112,7 +117,7 @@ def stored_score(
     if path.is_file():
         return json.loads(path.read_text())
     scores, seconds = score(method, config, task, seeds, updates)
-    stored = asked | {"scores": scores, "training seconds": seconds}
+    stored = asked | {"scores": scores, "training seconds": seconds, "made": provenance()}
     write_json(path, stored)
     return stored
 
@@ -126,19 +131,19 @@ def study(
     preset: str,
     folder: Path,
 ) -> dict:
-    """Trains and scores every method on every task; returns what ``results.json`` holds under "details"."""
-    rows, details = [], {}
+    """Trains and scores every method on every task; returns the "details" of each one's ``results.json``."""
+    details: dict[str, dict[str, Any]] = {}
     for name, task in tasks.items():
+        own = details[name] = {}
         scores: dict[str, dict[str, list[float]]] = {}
         for method in methods:
             num = num_updates(preset, updates, method)
             found = stored_score(method, task, seeds, num, preset, folder)
             scores[method] = {"": found["scores"]}
-            details[f"{name}, {method}"] = found
+            own[method] = found
             print(f"{name}, {method}: {found['scores']}", flush=True)
-            done = rows_of(name, scores, methods[0], "normalized score")
-            write_study(rows + done, title, folder, methods[0], {"details": details})
-        rows += done
+            rows = rows_of(name, scores, methods[0], "normalized score")
+            write_study(rows, f"{title}: {name}", folder / name, methods[0], {"details": own})
     return details
 
 

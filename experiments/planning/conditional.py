@@ -54,6 +54,9 @@ class Config:
     seeds: tuple[int, ...] = ()
     directory: str = "runs/experiments/planning"
 
+    def __post_init__(self) -> None:
+        mazes.check_choices(self)
+
 
 def load(layout: str, config: Config, directory: Path) -> mazes.Loaded:
     """The maze with a planner of states that knows returns."""
@@ -93,7 +96,7 @@ def scored(
         made = planner(loaded.config, world.spec, Ask(asked, weight), stats=loaded.stats)
         return mazes.tried(world, made, states, loaded.sizes.episodes, seeds)
 
-    found, best = {}, mazes.controller_returns(loaded.layout, "maze2d")
+    found, best = {}, mazes.controller_returns(loaded, "maze2d")
     for name, (weight, target) in arms(config).items():
         planned = jax.device_get(run(states, weight, target))
         found[name] = mazes.facts(loaded, planned, best)
@@ -102,23 +105,24 @@ def scored(
 
 
 def main(config: Config) -> dict:
-    """Trains (or reads) every layout's planner and scores it; returns what ``results.json`` holds under "details"."""
+    """Trains (or reads) every layout's planner and scores it; returns the "details" of each one's ``results.json``."""
     directory = Path(config.directory) / config.preset
-    rows, details = [], {}
+    details = {}
     for layout in config.layouts:
         loaded = load(layout, config, directory)
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
-        states, seconds = mazes.trained(loaded, seeds, directory, decision_diffuser, DISCOUNT)
+        states, seconds, made = mazes.trained(loaded, seeds, directory, decision_diffuser, DISCOUNT)
         found = scored(loaded, states, seeds, config)
         scores = {name: {"": one["scores"]} for name, one in found.items()}
-        rows += rows_of(f"maze2d-{layout}", scores, BASELINE, "normalized score")
+        rows = rows_of(f"maze2d-{layout}", scores, BASELINE, "normalized score")
         details[f"maze2d-{layout}"] = {
             "updates": loaded.sizes.updates,
             "training seconds": seconds,
+            "training made": made,
             "arms": found,
         }
-    title = "Decision Diffuser on Maze2D"
-    write_study(rows, title, directory / "conditional", BASELINE, {"details": details})
+        folder, own = directory / "conditional" / layout, {"details": details[f"maze2d-{layout}"]}
+        write_study(rows, f"Decision Diffuser on {layout}", folder, BASELINE, own)
     return details
 
 

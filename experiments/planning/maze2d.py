@@ -4,7 +4,7 @@
     python -m experiments.planning.maze2d --preset smoke     # a minute or two
 
 The score is D4RL's: 0 for a random policy, 100 for its reference controller, which from its second episode on steers
-at the goal whatever stands between (one that knows the way has about 148, 158, 206).  The low-level follower is a part
+at the goal whatever stands between (one that knows the way has 146, 156, 207).  The low-level follower is a part
 of every protocol, for it does much of the work.  Levels to pass, quoted from memory: Diffuser 113.9, 121.5, 123.0
 (Multi2D 128.9, 127.2, 132.1), Hierarchical Diffuser 128, 136, 156.
 """
@@ -35,17 +35,21 @@ class Config:
     seeds: tuple[int, ...] = ()
     directory: str = "runs/experiments/planning"
 
+    def __post_init__(self) -> None:
+        mazes.check_choices(self)
+
 
 def main(config: Config) -> dict:
-    """Trains (or reads) every layout's planner and scores it; returns what ``results.json`` holds under "details"."""
+    """Trains (or reads) every layout's planner and scores it; returns the "details" of each one's ``results.json``."""
     directory = Path(config.directory) / config.preset
-    rows, details = [], {}
+    details = {}
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
-        states, seconds = mazes.trained(loaded, seeds, directory)
+        states, seconds, made = mazes.trained(loaded, seeds, directory)
+        rows, of_layout = [], {}
         for family in config.families:
-            best = mazes.controller_returns(layout, family)
+            best = mazes.controller_returns(loaded, family)
             found = {}
             for name in config.protocols:
                 planned = mazes.evaluate(loaded, states, family, mazes.PROTOCOLS[name], seeds)
@@ -54,13 +58,16 @@ def main(config: Config) -> dict:
                 print(f"{family}-{layout}, {name}: {found[name]['scores']} {told}", flush=True)
             scores = {name: {"": one["scores"]} for name, one in found.items()}
             rows += rows_of(f"{family}-{layout}", scores, BASELINE, "normalized score")
-            details[f"{family}-{layout}"] = {
+            of_layout[f"{family}-{layout}"] = {
                 "controller": best,
                 "updates": loaded.sizes.updates,
                 "training seconds": seconds,
+                "training made": made,
                 "protocols": found,
             }
-    write_study(rows, "Diffuser on Maze2D", directory / "maze2d", BASELINE, {"details": details})
+        folder = directory / "maze2d" / layout
+        write_study(rows, f"Diffuser on {layout}", folder, BASELINE, {"details": of_layout})
+        details |= of_layout
     return details
 
 

@@ -18,7 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from daag_jax.algorithms.decision_diffuser import DecisionDiffuserConfig, DecisionDiffuserState
-from daag_jax.algorithms.diffuser import DiffuserConfig, DiffuserState, diffuser, planner
+from daag_jax.algorithms.diffuser import (
+    DiffuserConfig,
+    DiffuserState,
+    Guide,
+    diffuser,
+    planner,
+)
 from daag_jax.algorithms.parts.combinators import normalized
 from daag_jax.algorithms.parts.planning import Planner
 from daag_jax.algorithms.parts.trajectories import DrawingConfig, TrajectoryConfig
@@ -26,9 +32,9 @@ from daag_jax.data.disk import read_episodes, write_episodes
 from daag_jax.data.normalize import Stats, limits_of
 from daag_jax.data.windows import draw_windows, episode_data
 from daag_jax.envs.env import Env
-from daag_jax.envs.experts.maze import RUN_STEPS, wander, waypoints
+from daag_jax.envs.experts.maze import RUN_STEPS, wander
+from daag_jax.envs.tasks.maze import Maze
 from daag_jax.envs.worlds import make_world
-from daag_jax.evaluation.outcomes import attempts
 from daag_jax.evaluation.plans import Planned, crosses, evaluate_planner
 from daag_jax.evaluation.scores import normalized_score
 from daag_jax.names import check_name
@@ -37,13 +43,14 @@ from daag_jax.training.fit import Sampler
 from daag_jax.training.keys import key_at
 from daag_jax.training.seeds import fit_seeds, init_seeds, roots_of
 from daag_jax.types import Algorithm, Episode
-from experiments.records import mark_of
+from experiments.planning.controllers import returns_of
+from experiments.records import mark_of, provenance
 
 PRESETS = ("paper", "cpu", "smoke")
 FAMILIES = ("maze2d", "multi2d")
 POSITION, VELOCITY = (0, 1), (2, 3)  # of an observation
 DATA_SEED, EVALUATION_SEED = 0, 10_000
-VERSION = 1  # of the code: a change of what is learnt makes stored states stale
+VERSION = 1  # of the code: a change of data or of what is learnt makes what is stored stale
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Sizes:
     rests: bool  # learns from trajectories that stop somewhere
     seeds: int = 5
     episodes: int = 100  # of evaluation, per seed
+    controller_episodes: int = 4000
 
 
 class Maze2D(NamedTuple):
@@ -132,7 +140,8 @@ def sizes_of(layout: str, preset: str) -> Sizes:
         rests=True,
     )
     if preset == "smoke":
-        return replace(few, steps=8000, updates=40, widths=(8, 16), seeds=2, episodes=4)
+        tiny = {"seeds": 2, "episodes": 4, "controller_episodes": 20}
+        return replace(few, steps=8000, updates=40, widths=(8, 16), **tiny)
     return few
 
 
@@ -141,7 +150,7 @@ def load(layout: str, preset: str, directory: str | Path) -> Loaded:
     check_name("layout", layout, MAZES)
     check_name("preset", preset, PRESETS)
     sizes, env = sizes_of(layout, preset), make_world(f"maze2d-{layout}-v1")
-    path = Path(directory) / f"{layout}-{sizes.steps}-{DATA_SEED}.safetensors"
+    path = Path(directory) / f"{layout}-{sizes.steps}-{DATA_SEED}-v{VERSION}.safetensors"
     if not path.is_file():
         num = sizes.steps // RUN_STEPS
         made = jax.jit(lambda key: wander(env, key, num))(jax.random.key(DATA_SEED))
@@ -168,10 +177,11 @@ def load(layout: str, preset: str, directory: str | Path) -> Loaded:
 
 
 class Trained(NamedTuple):
-    """States of all seeds, leading axis S, and what their training took."""
+    """States of all seeds, leading axis S; of their training the seconds, and what made it (``records.provenance``)."""
 
     states: DiffuserState | DecisionDiffuserState
     seconds: float | None
+    made: dict[str, str] | None
 
 
 def trained(
@@ -197,7 +207,7 @@ def trained(
     folder = Path(directory) / "models" / mark
     if checkpoint.latest(folder) is not None:
         found = checkpoint.restore(folder, init_seeds(algorithm, seeds))
-        return Trained(found.state, found.metadata.get("seconds"))
+        return Trained(found.state, *(found.metadata.get(name) for name in ("seconds", "made")))
     began = time.monotonic()
     data = jax.tree.map(jnp.asarray, episode_data(loaded.episodes, algorithm.window, discount))
     draw = lambda data, key, n: draw_windows(data, algorithm.window, loaded.sizes.batch, key)
@@ -209,20 +219,27 @@ def trained(
         in_turn=jax.default_backend() == "cpu",
         name=f"{learner.__name__}, {loaded.layout}",
     )
-    seconds = time.monotonic() - began
-    checkpoint.save(folder, loaded.sizes.updates, found.states, metadata={"seconds": seconds})
-    return Trained(found.states, seconds)
+    told = {"seconds": time.monotonic() - began, "made": provenance()}
+    checkpoint.save(folder, loaded.sizes.updates, found.states, metadata=told)
+    return Trained(found.states, **told)
+
+
+def planner_of(
+    loaded: Loaded, family: str, protocol: Protocol, *guides: Guide
+) -> tuple[Maze, Planner]:
+    """A world of the maze, and the planner that follows a protocol there."""
+    check_name("family", family, FAMILIES)
+    world = make_world(f"{family}-{loaded.layout}-v1")
+    drawing = replace(loaded.config.drawing, **protocol.drawing)
+    config = replace(loaded.config, drawing=drawing)
+    return world, planner(config, world.spec, protocol.follower, loaded.stats, *guides)
 
 
 def evaluate(
     loaded: Loaded, states: DiffuserState, family: str, protocol: Protocol, seeds: Sequence[int]
 ) -> Planned:
     """What became of every seed's episodes, leading axes S, B; seed s has the same episodes in every protocol."""
-    check_name("family", family, FAMILIES)
-    world = make_world(f"{family}-{loaded.layout}-v1")
-    drawing = replace(loaded.config.drawing, **protocol.drawing)
-    config = replace(loaded.config, drawing=drawing)
-    made = planner(config, world.spec, protocol.follower, loaded.stats)
+    world, made = planner_of(loaded, family, protocol)
     run = jax.jit(lambda states: tried(world, made, states, loaded.sizes.episodes, seeds))
     return jax.device_get(run(states))
 
@@ -240,20 +257,31 @@ def tried(
     return jax.lax.map(one, (states, roots_of([seed + EVALUATION_SEED for seed in seeds])))
 
 
-def controller_returns(layout: str, family: str, num: int = 200) -> float:
-    """The mean return of D4RL's controller on its way through the maze, kept to its goal until the end."""
-    world = make_world(f"{family}-{layout}-v1")
-    never = lambda memory, state: jnp.zeros((), bool)
-    expert = waypoints(world, 0.0)._replace(is_finished=never, max_steps=world.horizon)
-    run = jax.jit(lambda key: jnp.mean(jnp.sum(attempts(world, expert, key, num).rewards, axis=1)))
-    return float(run(jax.random.key(EVALUATION_SEED)))
+def controller_returns(loaded: Loaded, family: str) -> float:
+    """The mean return of the controller that knows the way, and stays at its goal until the end."""
+    world, num = make_world(f"{family}-{loaded.layout}-v1"), loaded.sizes.controller_episodes
+    return float(returns_of(world, "waypoints", jax.random.key(EVALUATION_SEED), num).mean())
+
+
+def check_choices(config: Any) -> None:
+    """Raises ValueError where a configuration names a layout, family or protocol that there is not."""
+    kinds = {
+        "layouts": ("layout", MAZES),
+        "families": ("family", FAMILIES),
+        "protocols": ("protocol", PROTOCOLS),
+    }
+    for field, (kind, known) in kinds.items():
+        for name in getattr(config, field, ()):
+            check_name(kind, name, known)
+    if hasattr(config, "family"):
+        check_name("family", config.family, FAMILIES)
 
 
 def facts(loaded: Loaded, found: Planned, best: float) -> dict[str, Any]:
     """Of a protocol: scores on D4RL's scale (one per seed), success, and shares of plans.
 
     Args:
-        best: the mean return of the correct controller.
+        best: the mean return of the controller that knows the way.
     """
     returns = np.mean(found.outcomes.returns, axis=1)
     paths = jnp.asarray(found.plan.observations[..., list(POSITION)])

@@ -7,7 +7,7 @@ networks are narrower and their steps fewer, Diffuser has four candidates, and D
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -60,6 +60,12 @@ class Task(NamedTuple):
     episodes: Episode
     num_episodes: int  # of evaluation, per seed
     runs_on: bool = False  # the data are runs past their goals, not episodes
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Raises ValueError for a name that is none of :data:`METHODS`."""
+    for name in names:
+        check_name("method", name, METHODS)
 
 
 def num_updates(preset: str, given: int, method: str) -> int:

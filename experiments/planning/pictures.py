@@ -10,7 +10,7 @@ the follower walked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +19,8 @@ import numpy as np
 import tyro
 from jax.experimental import io_callback
 
-from daag_jax.algorithms.diffuser import DiffuserState, planner
+from daag_jax.algorithms.diffuser import DiffuserState
 from daag_jax.diffusion.process import Denoise
-from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation import figures, video
 from daag_jax.evaluation.outcomes import context_of
 from daag_jax.evaluation.plans import evaluate_planner
@@ -37,10 +36,14 @@ class Config:
     preset: Literal["paper", "cpu", "smoke"] = "cpu"
     layouts: tuple[str, ...] = ("umaze", "medium", "large")
     family: str = "multi2d"
-    seed: int = 0
+    seed: int = 0  # of the starts and goals
     num: int = 4  # plans beside each other
     frames: int = 30  # of the film
+    seeds: tuple[int, ...] = ()  # that maze2d was given; the first plans
     directory: str = "runs/experiments/planning"
+
+    def __post_init__(self) -> None:
+        mazes.check_choices(self)
 
 
 def recorder(kept: list[np.ndarray]) -> Callable[[Denoise], Denoise]:
@@ -59,9 +62,7 @@ def recorder(kept: list[np.ndarray]) -> Callable[[Denoise], Denoise]:
 
 def draw_plans(loaded: mazes.Loaded, state: DiffuserState, config: Config, folder: Path) -> Path:
     """Plans and the paths that follow them, one maze each."""
-    world = make_world(f"{config.family}-{loaded.layout}-v1")
-    drawing = replace(loaded.config.drawing, execute=mazes.ONCE)
-    made = planner(replace(loaded.config, drawing=drawing), world.spec, "pd", loaded.stats)
+    world, made = mazes.planner_of(loaded, config.family, mazes.PROTOCOLS["one plan, pd"])
     key = jax.random.key(config.seed)
     found = jax.jit(lambda key: evaluate_planner(world, made, state, key, config.num))(key)
     found = jax.device_get(found)
@@ -72,11 +73,9 @@ def draw_plans(loaded: mazes.Loaded, state: DiffuserState, config: Config, folde
 
 def film(loaded: mazes.Loaded, state: DiffuserState, config: Config, folder: Path) -> Path:
     """What the network takes the plan for, from noise to the end."""
-    world = make_world(f"{config.family}-{loaded.layout}-v1")
-    drawing = replace(loaded.config.drawing, sampler="ddpm", num_inference_steps=config.frames)
     kept: list[np.ndarray] = []
-    changed = replace(loaded.config, drawing=drawing)
-    made = planner(changed, world.spec, "pd", loaded.stats, recorder(kept))
+    drawn = mazes.Protocol("pd", {"sampler": "ddpm", "num_inference_steps": config.frames})
+    world, made = mazes.planner_of(loaded, config.family, drawn, recorder(kept))
     state0 = jax.vmap(world.reset)(jax.random.split(jax.random.key(config.seed), config.num))
     context = context_of(world, state0, state0.obs[:, None])
     plan = jax.jit(lambda key: made.plan(state, context, None, key))(jax.random.key(1))
@@ -94,13 +93,14 @@ def film(loaded: mazes.Loaded, state: DiffuserState, config: Config, folder: Pat
 
 
 def main(config: Config) -> None:
-    """Draws every layout, with the states of the preset's seeds, of which the first plans."""
+    """Draws every layout, with the state of the first seed."""
     directory = Path(config.directory) / config.preset
     folder = directory / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
-        states = mazes.trained(loaded, tuple(range(loaded.sizes.seeds)), directory).states
+        seeds = config.seeds or tuple(range(loaded.sizes.seeds))
+        states = mazes.trained(loaded, seeds, directory).states
         state = jax.tree.map(lambda x: x[0], states)
         print(draw_plans(loaded, state, config, folder))
         print(film(loaded, state, config, folder))

@@ -17,12 +17,13 @@ from typing import Literal
 
 import tyro
 
+from daag_jax.assets import shipped_checksum
 from daag_jax.data.disk import read_episodes, write_episodes
 from daag_jax.envs.worlds import make_world
 from daag_jax.evaluation.offline_data import DATA_SETS, collected
 from daag_jax.names import check_name
 from experiments.planning.baselines import study
-from experiments.planning.methods import METHODS, Task
+from experiments.planning.methods import METHODS, Task, check_methods
 
 DATA_SEED = 0
 STEPS = {"paper": 1_000_000, "cpu": 100_000, "smoke": 2_000}  # of the data, of each policy
@@ -40,12 +41,17 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     directory: str = "runs/experiments/runners"
 
+    def __post_init__(self) -> None:
+        check_methods(self.methods)
+        for name in self.data:
+            check_name("data set", name, DATA_SETS)
+
 
 def load(name: str, preset: str, directory: Path) -> Task:
-    """Makes or reads a data set."""
-    check_name("data set", name, DATA_SETS)
+    """Makes or reads a data set; of policies that ship no more, it is made anew."""
     world, steps = DATA_SETS[name][0], STEPS[preset]
-    path = directory / f"{name}-{steps}-{DATA_SEED}.safetensors"
+    mark = f"{shipped_checksum(f'*_{world}.safetensors'):08x}"
+    path = directory / f"{name}-{steps}-{DATA_SEED}-{mark}.safetensors"
     if not path.is_file():
         write_episodes(path, collected(name, DATA_SEED, steps))
     return Task(world, name, make_world(world), read_episodes(path)[0], EPISODES[preset])

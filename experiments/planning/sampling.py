@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import jax
 import tyro
 
-from daag_jax.algorithms.diffuser import DiffuserState, planner
-from daag_jax.envs.worlds import make_world
+from daag_jax.algorithms.diffuser import DiffuserState
 from daag_jax.evaluation.outcomes import context_of
 from daag_jax.evaluation.studies import rows_of
 from experiments.planning import mazes
@@ -44,6 +43,9 @@ class Config:
     seeds: tuple[int, ...] = ()
     directory: str = "runs/experiments/planning"
 
+    def __post_init__(self) -> None:
+        mazes.check_choices(self)
+
 
 def protocols(config: Config) -> dict[str, Protocol]:
     """The arms, by what they change."""
@@ -63,16 +65,17 @@ def plans_per_second(
     loaded: mazes.Loaded, states: DiffuserState, family: str, protocol: Protocol, rounds: int = 3
 ) -> float:
     """Plans of ``sizes.episodes`` worlds at once, the best of some rounds; warm ones after a plan of the same state."""
-    world, num = make_world(f"{family}-{loaded.layout}-v1"), loaded.sizes.episodes
-    drawing = replace(loaded.config.drawing, **protocol.drawing)
-    config = replace(loaded.config, drawing=drawing)
-    made = planner(config, world.spec, protocol.follower, loaded.stats)
+    (world, made), num = mazes.planner_of(loaded, family, protocol), loaded.sizes.episodes
     state = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), num))
     context, first = (
         context_of(world, state, state.obs[:, None]),
         jax.tree.map(lambda x: x[0], states),
     )
-    before = made.plan(first, context, None, jax.random.key(2)) if drawing.warm_time else None
+    before = (
+        made.plan(first, context, None, jax.random.key(2))
+        if protocol.drawing.get("warm_time")
+        else None
+    )
     run = jax.jit(lambda policy, context, key: made.plan(policy, context, before, key))
     seconds = []
     for key in jax.random.split(jax.random.key(1), rounds + 1):
@@ -86,7 +89,7 @@ def scored(
     loaded: mazes.Loaded, states: DiffuserState, seeds: Sequence[int], config: Config
 ) -> dict:
     """Facts of every arm."""
-    found, best = {}, mazes.controller_returns(loaded.layout, config.family)
+    found, best = {}, mazes.controller_returns(loaded, config.family)
     for name, protocol in protocols(config).items():
         planned = mazes.evaluate(loaded, states, config.family, protocol, seeds)
         rate = plans_per_second(loaded, states, config.family, protocol)
@@ -96,17 +99,18 @@ def scored(
 
 
 def main(config: Config) -> dict:
-    """Scores every arm; returns what ``results.json`` holds under "details"."""
+    """Scores every arm; returns the "details" of each layout's ``results.json``."""
     directory = Path(config.directory) / config.preset
-    rows, details = [], {}
+    details = {}
     for layout in config.layouts:
         loaded = mazes.load(layout, config.preset, directory)
         seeds = config.seeds or tuple(range(loaded.sizes.seeds))
         states = mazes.trained(loaded, seeds, directory).states
         found = details[layout] = scored(loaded, states, seeds, config)
         scores = {name: {"": one["scores"]} for name, one in found.items()}
-        rows += rows_of(f"{config.family}-{layout}", scores, BASELINE, "normalized score")
-    write_study(rows, "Drawing plans", directory / "sampling", BASELINE, {"details": details})
+        rows = rows_of(f"{config.family}-{layout}", scores, BASELINE, "normalized score")
+        folder, title = directory / "sampling" / layout, f"Drawing plans in {layout}"
+        write_study(rows, title, folder, BASELINE, {"details": found})
     return details
 
 

@@ -27,15 +27,20 @@ class Config:
     """What is shipped, and from where."""
 
     layouts: tuple[str, ...] = ("umaze", "medium", "large")
-    directory: str = "runs/experiments/planning/cpu"
+    seeds: tuple[int, ...] = ()  # that maze2d was given; the first is shipped
+    directory: str = "runs/experiments/planning"
     out: Path = ASSETS
+
+    def __post_init__(self) -> None:
+        mazes.check_choices(self)
 
 
 def main(config: Config) -> None:
+    directory = Path(config.directory) / "cpu"
     for layout in config.layouts:
-        loaded = mazes.load(layout, "cpu", config.directory)
-        seeds = tuple(range(loaded.sizes.seeds))
-        states, seconds = mazes.trained(loaded, seeds, config.directory)
+        loaded = mazes.load(layout, "cpu", directory)
+        seeds = config.seeds or tuple(range(loaded.sizes.seeds))
+        states, seconds, _ = mazes.trained(loaded, seeds, directory)
         state = jax.tree.map(lambda x: x[0], states)
         path = config.out / f"planner_{layout}.safetensors"
         content = {"net": averaged(state.net), "reach": state.reach}

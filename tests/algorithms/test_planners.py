@@ -8,15 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from daag_jax.algorithms.decision_diffuser import Ask, DecisionDiffuserConfig, decision_diffuser
+from daag_jax.algorithms.decision_diffuser import (
+    Ask,
+    DecisionDiffuserConfig,
+    decision_diffuser,
+    inverse_errors,
+)
 from daag_jax.algorithms.decision_diffuser import planner as decision_planner
 from daag_jax.algorithms.diffuser import DiffuserConfig, diffuser, planner
 from daag_jax.algorithms.parts import planning
 from daag_jax.algorithms.parts.combinators import normalized
-from daag_jax.algorithms.parts.planning import Plan
+from daag_jax.algorithms.parts.planning import Plan, follow_inverse
 from daag_jax.algorithms.parts.trajectories import (
     DrawingConfig,
     TrajectoryConfig,
+    check_episodes,
     chosen,
     held,
     known_of,
@@ -189,6 +195,38 @@ def test_the_inverse_model_gives_the_step_between_two_states(composed):
     plan = Plan(states, jnp.zeros((2, LENGTH, 0)), jnp.zeros(2), jnp.ones(2, bool))
     found = follow(state, plan, jnp.int32(2), states[:, 2])
     np.testing.assert_allclose(found, actions[:, 2], atol=0.05)
+
+
+def test_the_inverse_model_looks_from_state_to_state_where_they_are_strides_apart():
+    form, spec = TrajectoryConfig(8, 2, has_actions=False), Spec(1, 1)
+    states = jnp.cumsum(jnp.arange(9.0))[None, :8, None]  # s[t + 2] - s[t] = 2 t + 3
+    actions = 2 * jnp.arange(8.0)[None, :, None] + 3
+    mask = jnp.arange(8)[None] < 6
+    actions = jnp.where(jnp.arange(8)[None, :, None] < 4, actions, 99.0)  # whose target is padding
+    batch = Batch(states, actions, jnp.zeros((1, 8)), mask)
+
+    class Difference:
+        apply = staticmethod(lambda params, pairs: pairs[..., 1:] - pairs[..., :1])
+
+    np.testing.assert_allclose(inverse_errors(form, {}, Difference, batch), 0.0)
+    seen = []
+    inverse = lambda state, present, following: seen.append((present, following)) or present
+    plan = Plan(states[:, ::2], jnp.zeros((1, 4, 0)), jnp.zeros(1), jnp.ones(1, bool))
+    follow_inverse(2, inverse)(None, plan, jnp.int32(2), states[:, 2])
+    np.testing.assert_allclose(seen[0][1], states[:, 4])
+
+    config = DecisionDiffuserConfig(
+        form,
+        DrawingConfig("ddim", num_inference_steps=2, execute=6),
+        widths=(8,),
+        num_steps=4,
+        inverse_dims=(8,),
+    )
+    learner = decision_diffuser(config, spec)
+    state = learner.init(jax.random.key(0))
+    found = jax.jit(learner.act)(state, Context(jnp.zeros((2, 1, 1))), jax.random.key(1))
+    assert found.shape == (2, 6, 1)
+    np.testing.assert_array_equal(found[:, ::2], found[:, 1::2])
 
 
 def test_decision_diffuser_plans_what_a_context_names(composed):
@@ -433,6 +471,14 @@ def test_a_path_through_a_wall_is_seen_where_the_physics_has_the_wall():
         (lambda: DrawingConfig("dimm"), "the nearest is 'ddim'"),
         (lambda: DiffuserConfig(guide_scale=0.1), "guide_scale=0.1 needs V"),
         (lambda: DiffuserConfig(guide_steps=0), "guide_steps=0 is not positive"),
+        (lambda: DiffuserConfig(clip=-1.0), "clip=-1.0 is negative; 0 switches it off"),
+        (lambda: DiffuserConfig(first_action_weight=-3.0), "first_action_weight=-3.0 is negative"),
+        (lambda: DiffuserConfig(guide_stop=7.0), "guide_stop=7.0 is no time"),
+        (lambda: DrawingConfig(temperature=-1.0), "temperature=-1.0 is negative"),
+        (
+            lambda: check_episodes(TrajectoryConfig(64, 2, goal_dims=(0,)), 62),
+            "episodes of 63 steps and more, and the longest has 62",
+        ),
         (lambda: DiffuserConfig(ema_decay=1.0), "ema_decay=1.0 is outside"),
         (lambda: DiffuserConfig(widths=()), "make no network"),
         (lambda: DiffuserConfig(value_scale=0.0), "value_scale=0.0 is not positive"),

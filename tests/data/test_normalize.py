@@ -4,7 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from daag_jax.data.normalize import merged, moments_of, stats_of, stats_of_moments
+from daag_jax.data.blocks import happened
+from daag_jax.data.normalize import (
+    limits_of,
+    limits_of_moments,
+    merged,
+    moments_of,
+    stats_of,
+    stats_of_moments,
+)
 from daag_jax.types import Episode
 
 
@@ -36,6 +44,22 @@ def test_merged_statistics_are_those_of_the_whole(cuts):
     for found, expected in zip(stats_of_moments(moments)[:4], stats_of(whole)[:4], strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert stats_of_moments(moments).observation_std[2] == 1.0
+    for found, expected in zip(
+        limits_of_moments(moments, (1,)), limits_of(whole, (1,)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_limits_put_what_happened_between_minus_one_and_one():
+    whole = far_from_zero()
+    stats, is_there = limits_of(whole, (1,)), happened(whole)
+    mean, half = np.asarray(stats.observation_mean), np.asarray(stats.observation_std)
+    varying = ((whole.observations[:, :-1] - mean) / half)[is_there][:, :2]
+    np.testing.assert_allclose(varying.min(axis=0), -1, atol=1e-4)
+    np.testing.assert_allclose(varying.max(axis=0), 1, atol=1e-4)
+    assert stats.task_mean[0] == stats.observation_mean[1]
+    with pytest.raises(ValueError, match="no episode has a step"):
+        limits_of(whole._replace(length=np.zeros(12, np.int32)))
 
 
 def test_a_block_without_a_step_changes_nothing():

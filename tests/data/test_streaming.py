@@ -10,7 +10,7 @@ import pytest
 from daag_jax.cli import main
 from daag_jax.data.blocks import padded, trajectories
 from daag_jax.data.disk import read_episodes, write_episodes
-from daag_jax.data.normalize import stats_of
+from daag_jax.data.normalize import limits_of, stats_of
 from daag_jax.training.checkpoint import restore
 from daag_jax.types import Episode
 
@@ -63,6 +63,19 @@ def test_its_statistics_are_those_of_all_blocks(folder, tmp_path):
     whole = stats_of(padded([path for part in parts for path in trajectories(part)], 5, 3))
     for name in ("observation_mean", "observation_std", "action_mean", "action_std"):
         np.testing.assert_allclose(stats[name], getattr(whole, name), rtol=1e-5)
+
+
+def test_a_planner_learns_from_blocks_within_their_limits(capsys, folder, tmp_path):
+    run, small = tmp_path / "run", "--config.widths 8 --config.drawing.num-inference-steps 2"
+    options = f"--batch 4 --fit.no-tensorboard --fit.no-progress --fit.steps 1 {small}"
+    plan = ["--config.num-steps", "2", "--config.trajectory.horizon", "4"]
+    words = ["train", "diffuser", str(folder), "--fit.directory", str(run), *options.split(), *plan]
+    main([*words, "--stream"])
+    stats = json.loads((run / "policy.json").read_text())["stats"]
+    parts = [read_episodes(folder / f"{i}.safetensors")[0] for i in (0, 1)]
+    whole = limits_of(padded([path for part in parts for path in trajectories(part)], 5, 3))
+    for name in ("observation_mean", "observation_std", "action_mean", "action_std"):
+        np.testing.assert_array_equal(stats[name], np.asarray(getattr(whole, name)))
 
 
 def test_blocks_with_pixels_keep_their_world(tmp_path):

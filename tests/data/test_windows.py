@@ -42,6 +42,11 @@ def test_windows_equal_the_naive_loop(key, history, execute):
     assert seen == {0, 1, 2, 10, 11, 12, 13, 14}
 
 
+def test_returns_end_with_their_episode():
+    found = episode_data(numbered_episodes(), Window(fields=("returns",)))["returns"]
+    np.testing.assert_array_equal(found[:, 0], LENGTHS)
+
+
 def test_returns_are_discounted_sums():
     rewards = np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]], np.float32)
     np.testing.assert_allclose(returns(rewards, 0.5), [[0.25, 0.5, 1.0], [1.75, 1.5, 1.0]])

@@ -141,6 +141,12 @@ def test_d4rls_controllers_are_paid_what_they_are_there(layout):
         assert abs(found.mean() - published) < max(3 * error, share * published)
 
 
+def test_places_in_walls_are_refused():
+    for field in ("starts", "goals"):
+        with pytest.raises(ValueError, match=rf"{field} name \(0.0, 0.4\), which lies in no free"):
+            Maze(MazeConfig("umaze", **{field: ((1.0, 1.0), (0.0, 0.4))}))
+
+
 def test_whole_episodes_are_paid_what_c_mujoco_pays():
     name = "maze2d-umaze-v1"
     ours, theirs = (

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from daag_jax.data.windows import terminals
 from daag_jax.envs.env import State
 from daag_jax.envs.experts.expert import Expert, until_done
 from daag_jax.envs.physics import PhysicsState
@@ -104,6 +105,16 @@ def test_a_demonstration_ends_where_the_expert_says(key):
         jax.random.key(0)
     )
     np.testing.assert_array_equal(cut.extras["accepted"], np.asarray(cut.observations[:, 0, 0]) > 0)
+
+
+def test_a_demonstration_says_whether_its_end_is_for_good(key):
+    found = jax.jit(lambda k: attempts(Counter(), counting_expert(**until_done(10)), k, 8))(key)
+    assert found.extras["terminated"].all()  # at 3, before the horizon
+    last = np.asarray(found.length) - 1
+    np.testing.assert_array_equal(terminals(found)[np.arange(8), last], True)
+    lazy = {"act": lambda memory, state, key: (jnp.zeros(1), memory)}
+    cut = jax.jit(lambda k: attempts(Counter(), counting_expert(**until_done(10) | lazy), k, 8))
+    assert not cut(jax.random.key(1)).extras["terminated"].any()  # by the horizon
 
 
 def test_as_many_as_are_asked_for_and_only_accepted_ones():

@@ -89,6 +89,8 @@ class DrawingConfig:
             raise ValueError(
                 f"slack={self.slack} and goal_tolerance={self.goal_tolerance} must be positive; try 1.25 and 0.1."
             )
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature} is negative; 0 draws no noise.")
         if not 0.0 <= self.warm_time <= 1.0:
             raise ValueError(f"warm_time={self.warm_time} is no time in [0, 1]; try 0.5.")
 
@@ -152,6 +154,16 @@ def check_execute(config: TrajectoryConfig, drawing: DrawingConfig, num: int) ->
         raise ValueError(
             f"execute={drawing.execute}, and a plan of horizon={config.horizon} has {num} actions; "
             f"try {num}, or `planner`, whose followers keep to the end of a plan."
+        )
+
+
+def check_episodes(config: TrajectoryConfig, longest: int) -> None:
+    """Raises ValueError where a goal is held and no episode is as long as a trajectory, so that none is learnt."""
+    needed = (config.length - 1) * config.stride + 1
+    if config.goal_dims and not config.rests_at_goal and longest < needed:
+        raise ValueError(
+            f"horizon={config.horizon} with goal_dims learns from episodes of {needed} steps and more, and the longest "
+            f"has {longest}; try a shorter horizon, or rests_at_goal=True."
         )
 
 

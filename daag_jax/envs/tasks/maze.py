@@ -122,6 +122,14 @@ class Maze:
             np.array(given, np.float32) if given else self._covered(seed)
             for given, seed in zip((config.starts, goals), COVERAGE_SEEDS, strict=True)
         )
+        free = {tuple(cell) for cell in self.cells.tolist()}
+        for field, places in (("starts", config.starts), ("goals", config.goals)):
+            for place in places:
+                if tuple(np.round(place).tolist()) not in free:
+                    raise ValueError(
+                        f"{field} name {place}, which lies in no free cell of {config.layout!r}; "
+                        f"try {tuple(self.cells[0].tolist())}."
+                    )
 
     def _covered(self, seed: int) -> np.ndarray:
         count = max(1, int(self.config.coverage * len(self.cells)))
