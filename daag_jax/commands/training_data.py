@@ -33,7 +33,7 @@ def prepared(options: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
     if form is None and "task" not in episodes.extras:
         spec = spec._replace(task_dim=0)  # nobody says what an episode was to reach
     if form is not None:
-        check_episodes(form, int(np.max(episodes.length)))
+        check_episodes(form, int(np.max(episodes.length, initial=0)))
     return episodes, spec, _stats(options, moments_of(episodes)), {"name": world}
 
 
