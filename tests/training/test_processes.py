@@ -80,8 +80,8 @@ def test_a_run_of_two_processes_ends_on_sigterm_and_goes_on_in_one(runs, tmp_pat
     step = checkpoint.latest(tmp_path / "checkpoints")
     finished(launched(tmp_path, step + 10, 1, 4))
     assert checkpoint.latest(tmp_path / "checkpoints") == step + 10
-    last = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")][-1]
-    assert last == step + 10 and len(losses(tmp_path)) > 2
+    steps = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert (steps[0], steps[-1]) == (10, step + 10)  # what the first run logged is kept
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
