@@ -65,7 +65,7 @@ def test_its_statistics_are_those_of_all_blocks(folder, tmp_path):
         np.testing.assert_allclose(stats[name], getattr(whole, name), rtol=1e-5)
 
 
-def test_a_planner_learns_from_blocks_within_their_limits(capsys, folder, tmp_path):
+def test_a_planner_learns_from_blocks_within_their_limits(folder, tmp_path):
     run, small = tmp_path / "run", "--config.widths 8 --config.drawing.num-inference-steps 2"
     options = f"--batch 4 --fit.no-tensorboard --fit.no-progress --fit.steps 1 {small}"
     plan = ["--config.num-steps", "2", "--config.trajectory.horizon", "4"]

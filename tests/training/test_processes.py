@@ -72,7 +72,8 @@ def test_one_process_writes_and_every_line_says_whose_it_is(runs):
 def test_a_run_of_two_processes_ends_on_sigterm_and_goes_on_in_one(runs, tmp_path):
     root, _ = runs
     process = launched(tmp_path, 100_000_000, 2, 2, 1000)
-    while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+    logged = tmp_path / "metrics.jsonl"
+    while process.poll() is None and (not logged.exists() or logged.read_text().count("\n") < 2):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[0]
@@ -82,6 +83,7 @@ def test_a_run_of_two_processes_ends_on_sigterm_and_goes_on_in_one(runs, tmp_pat
     assert checkpoint.latest(tmp_path / "checkpoints") == step + 10
     steps = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert (steps[0], steps[-1]) == (10, step + 10)  # what the first run logged is kept
+    assert len(losses(tmp_path)) > 2
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
