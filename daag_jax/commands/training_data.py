@@ -34,7 +34,8 @@ def prepared(options: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
         spec = spec._replace(task_dim=0)  # nobody says what an episode was to reach
     if form is not None:
         check_episodes(form, int(np.max(episodes.length, initial=0)))
-    return episodes, spec, _stats(options, moments_of(episodes)), {"name": world}
+    stats = _stats(form, moments_of(episodes)) if options.normalize else None
+    return episodes, spec, stats, {"name": world}
 
 
 def prepared_blocks(options: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -61,7 +62,8 @@ def prepared_blocks(options: Any) -> tuple[Any, Any, dict[str, Any]]:
         longest = max(longest, int(episodes.length.max(initial=0)))
     if (form := _form(options)) is not None:
         check_episodes(form, longest)
-    return spec, None if is_pixels else _stats(options, moments), world
+    has_stats = options.normalize and not is_pixels
+    return spec, _stats(form, moments) if has_stats else None, world
 
 
 def _form(options: Any) -> Any:
@@ -69,13 +71,10 @@ def _form(options: Any) -> Any:
     return getattr(options.config, "trajectory", None)
 
 
-def _stats(options: Any, moments: Any) -> Any:
-    """Means and deviations, or the limits that a planner's data must lie in; None where they are not wanted."""
+def _stats(form: Any, moments: Any) -> Any:
+    """Means and deviations; for a planner's trajectories the limits, within which its data must lie."""
     from daag_jax.data.normalize import limits_of_moments, stats_of_moments
 
-    if not options.normalize:
-        return None
-    form = _form(options)
     return stats_of_moments(moments) if form is None else limits_of_moments(moments, form.goal_dims)
 
 

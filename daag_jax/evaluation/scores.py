@@ -88,7 +88,7 @@ def normalized_score(
 ) -> float | Float[np.ndarray, "*S"]:
     """D4RL's score of undiscounted returns: 0 is a random policy, 100 the reference (which is not the best).
 
-    On Maze2D a correct controller scores 145 to 203 (RESULTS.md).
+    On Maze2D a controller that knows the way scores 146 to 207 (RESULTS.md).
 
     Raises:
         ValueError: the name is unknown (the message gives the nearest).

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from daag_jax.algorithms import make
+from daag_jax.algorithms import ALGORITHMS, make
 from daag_jax.algorithms.parts.combinators import normalized
 from daag_jax.data.normalize import normalized_spec
 from daag_jax.data.windows import draw_windows, episode_data
@@ -75,7 +75,7 @@ def score(
     algorithm = normalized(make(method, config, normalized_spec(spec, stats)), stats)
     episodes = whole_episodes(task) if method == "decision_transformer" else task.episodes
     episodes = episodes._replace(rewards=reward_scale(method, task) * episodes.rewards)
-    data = episode_data(episodes, algorithm.window, how.discount)
+    data = episode_data(episodes, algorithm.window, ALGORITHMS[method].discount)
     draw = lambda data, key, n: draw_windows(data, algorithm.window, how.batch, key)
     sampler = Sampler(jax.tree.map(jnp.asarray, data), draw)
     began, name = time.monotonic(), f"{method}, {task.name}"

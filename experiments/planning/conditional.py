@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 from jaxtyping import Array
 
+from daag_jax.algorithms import ALGORITHMS
 from daag_jax.algorithms.decision_diffuser import (
     Ask,
     DecisionDiffuserConfig,
@@ -36,7 +37,7 @@ from daag_jax.evaluation.studies import rows_of
 from experiments.planning import mazes
 from experiments.records import write_study
 
-DISCOUNT = 0.99  # of returns, as in the release
+DISCOUNT = ALGORITHMS["decision_diffuser"].discount
 BASELINE = "weight 0"
 
 

@@ -289,7 +289,7 @@ def facts(loaded: Loaded, found: Planned, best: float) -> dict[str, Any]:
     return {
         "scores": [float(normalized_score(f"maze2d-{loaded.layout}", x)) for x in returns],
         "returns": returns.tolist(),
-        "of the correct controller": float(np.mean(returns)) / best,
+        "of the controller that knows the way": float(np.mean(returns)) / best,
         "success": float(np.mean(found.outcomes.success)),
         "crosses": float(np.mean(through)),
         "possible": float(np.mean(found.plan.is_possible)),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from daag_jax.algorithms import config_class
+from daag_jax.algorithms import ALGORITHMS, config_class
 from daag_jax.algorithms.bc import BcConfig
 from daag_jax.algorithms.decision_diffuser import DecisionDiffuserConfig
 from daag_jax.algorithms.decision_transformer import DecisionTransformerConfig
@@ -32,7 +32,6 @@ class Method(NamedTuple):
     updates: int = 1_000_000  # as published
     batch: int = 256
     in_turn: bool = False  # seeds of large updates, which stay in the cache
-    discount: float = 1.0  # of returns that it asks for
     version: int = 1  # of the code: a change of what it computes makes stored scores stale
 
 
@@ -46,7 +45,7 @@ MODEL_FREE: Mapping[str, Method] = {
 }
 PLANNERS: Mapping[str, Method] = {
     "diffuser": Method(batch=64, in_turn=True),
-    "decision_diffuser": Method(batch=64, in_turn=True, discount=0.99, version=2),
+    "decision_diffuser": Method(batch=64, in_turn=True, version=2),
 }
 METHODS = {**MODEL_FREE, **PLANNERS}
 
@@ -95,7 +94,7 @@ def settings(method: str, task: Task, updates: int, preset: str) -> Any:
     if method == "diffuser":
         return diffuser_settings(preset, task.data)
     if method == "decision_diffuser":
-        found = returns(task.episodes.rewards, METHODS[method].discount)
+        found = returns(task.episodes.rewards, ALGORITHMS[method].discount)
         best = max(float(np.max(np.abs(found))), 1e-3)
         return decision_diffuser_settings(preset, best)
     return config_class(method)()
